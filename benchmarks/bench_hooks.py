@@ -1,0 +1,186 @@
+"""What recording attention maps costs beside a plain UNet forward, and what the usual ways cost, in the same run.
+
+    python benchmarks/bench_hooks.py [--size tiny|sd21] [--device cpu] [--dtype float32] [--threads 1]
+
+Maps of the guidance kind: two text tokens at a quarter of the latent's size, one mask's self-attention column at half of it.
+
+Peers: `eager`, diffusers' own softmax processor at every site, which any hook that reads probabilities needs; `store`, that
+processor and every head's maps kept, as attention stores do.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from graft_common.hooks import CrossColumns, SelfColumns, SelfMaps, Where, edit, find_sites, keep_keys_values, record
+from graft_common.rng import noise
+from timer import measure, report
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Random weights: the public checkpoint's layer sizes, or a toy of the same shape.
+SIZES = {
+    "tiny": {
+        "sample_size": 32,
+        "block_out_channels": (64, 128, 128),
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 1,
+        "cross_attention_dim": 64,
+        "attention_head_dim": (2, 4, 4),
+    },
+    "sd21": {
+        "sample_size": 64,
+        "block_out_channels": (320, 640, 1280, 1280),
+        "layers_per_block": 2,
+        "cross_attention_dim": 1024,
+        "attention_head_dim": (5, 10, 20, 20),
+        "use_linear_projection": True,
+    },
+}
+
+
+class StoreEverything(AttnProcessor):
+    """Diffusers' eager processor, with every site's per-head probabilities kept."""
+
+    def __init__(self, store: list[torch.Tensor]):
+        self.store = store
+
+    def __call__(self, attn, *args, **kwargs):
+        def keeping(*qkm):
+            self.store.append(type(attn).get_attention_scores(attn, *qkm))
+            return self.store[-1]
+
+        attn.get_attention_scores = keeping
+        try:
+            return super().__call__(attn, *args, **kwargs)
+        finally:
+            del attn.get_attention_scores
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A UNet with random weights and one batch of two rows, as guidance runs it."""
+
+    unet: nn.Module
+    latent: Tensor  # (2, 4, side, side)
+    text: Tensor  # (2, 77, width)
+    mask: Tensor  # (1, side, side)
+
+
+def make_setup(size: str, device: str, dtype: torch.dtype) -> Setup:
+    """The UNet and its inputs, from fixed seeds."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(**SIZES[size]).eval().requires_grad_(False).to(device)
+    unet = unet if dtype == torch.float32 else unet.to(dtype)
+    side, width = unet.config.sample_size, unet.config.cross_attention_dim
+    mask = torch.zeros(1, side, side, device=device)
+    mask[:, side // 4 : side // 2, side // 4 :] = 1
+    latent = noise((2, 4, side, side), 0, device=device, dtype=dtype)
+    return Setup(unet, latent, noise((2, 77, width), 1, device=device, dtype=dtype), mask)
+
+
+def forward(s: Setup, latent: Tensor | None = None) -> Tensor:
+    """One plain forward."""
+    return s.unet(s.latent if latent is None else latent, 10, encoder_hidden_states=s.text).sample
+
+
+def recorded(s: Setup, *wants: Any, **options: Any) -> Any:
+    """One forward with a record around it."""
+    with record(s.unet, *wants, **options) as rec:
+        forward(s)
+    return rec
+
+
+def guided(s: Setup, wants: tuple[Any, ...], mode: str) -> Tensor:
+    """Gradient of a loss on the maps with respect to the latent."""
+    x = s.latent.clone().requires_grad_()
+    with torch.enable_grad(), record(s.unet, *wants, grad=True, mode=mode) as rec:
+        forward(s, x)
+        return torch.autograd.grad(rec.mean(0).square().mean() + rec.mean(1).mean(), x)[0]
+
+
+def kept(s: Setup) -> Any:
+    """One forward with the decoder's keys and values kept."""
+    with keep_keys_values(s.unet, "up_blocks.*") as keys_values:
+        forward(s)
+    return keys_values
+
+
+def edited(s: Setup) -> Tensor:
+    """One forward with the self-attention logits of one row in a caller's hands."""
+    with edit(s.unet, lambda logits, site, call: logits, Where(factor=2), rows=(1,)):
+        return forward(s)
+
+
+def eager(s: Setup, processor: AttnProcessor, latent: Tensor | None = None) -> Tensor:
+    """One forward with another processor at every site."""
+    modules = [s.unet.get_submodule(site.name) for site in find_sites(s.unet)]
+    stock = [module.processor for module in modules]
+    for module in modules:
+        module.set_processor(processor)
+    try:
+        return forward(s, latent)
+    finally:
+        for module, before in zip(modules, stock, strict=True):
+            module.set_processor(before)
+
+
+def guided_store(s: Setup) -> Tensor:
+    """The loss of `guided` from stored probabilities, as published guidance code does it."""
+    side, store = s.latent.shape[-1], []
+    x = s.latent.clone().requires_grad_()
+    with torch.enable_grad():
+        eager(s, StoreEverything(store), x)
+        cross = [p[..., [5, 8]] for p in store if p.shape[1] == (side // 4) ** 2 and p.shape[2] == 77]
+        own = [p for p in store if p.shape[1] == p.shape[2] == (side // 2) ** 2]
+        small = F.interpolate(s.mask[None], size=side // 2, mode="area").flatten().to(x.dtype)
+        per_row = torch.stack(cross).unflatten(1, (2, -1)).mean(dim=(0, 2))
+        loss = per_row.square().mean() + torch.stack([p @ small for p in own]).mean()
+        return torch.autograd.grad(loss, x)[0]
+
+
+def make_cases(s: Setup) -> dict[str, Callable[[], Any]]:
+    """What is compared; `plain` is the forward that nothing hooks."""
+    wants = CrossColumns((5, 8), Where(factor=4)), SelfColumns(s.mask, Where(factor=2))
+    return {
+        "plain": lambda: forward(s),
+        "observe": lambda: recorded(s, *wants),
+        "observe, one row": lambda: recorded(s, *wants, rows=(1,)),
+        "ride": lambda: recorded(s, *wants, mode="ride"),
+        "observe self maps, one row": lambda: recorded(s, SelfMaps(Where(factor=2)), rows=(1,)),
+        "observe every token, every cross site": lambda: recorded(s, CrossColumns(tuple(range(77)))),
+        "keep keys and values": lambda: kept(s),
+        "edit logits, one row": lambda: edited(s),
+        "eager": lambda: eager(s, AttnProcessor()),
+        "store": lambda: eager(s, StoreEverything([])),
+        "gradient, observe": lambda: guided(s, wants, "observe"),
+        "gradient, ride": lambda: guided(s, wants, "ride"),
+        "gradient, store": lambda: guided_store(s),
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print one JSON line per case; `ratio` is against the plain forward of this run."""
+    parser = argparse.ArgumentParser(description="What recording attention maps costs beside a plain UNet forward.")
+    parser.add_argument("--size", choices=SIZES, default="tiny")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls per case, at least 5")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    dtype = getattr(torch, args.dtype)
+    setup = make_setup(args.size, args.device, dtype)
+    shape = f"{args.size} " + "x".join(map(str, setup.latent.shape))
+    with torch.no_grad():
+        cases = make_cases(setup)
+        report([measure(name, run, shape, args.device, dtype, args.repeats) for name, run in cases.items()], "plain")
+
+
+if __name__ == "__main__":
+    main()

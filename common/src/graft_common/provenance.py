@@ -1,0 +1,94 @@
+"""Where an output came from: method, versions, seed, digests of weights and inputs, and the word "synthetic".
+
+Names of patients live in paths. So a record holds base names only, and for DICOM files no name at all.
+"""
+
+import hashlib
+import json
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from graft_common.files import sha256
+
+SCHEMA = 1
+NOTICE = "synthetic image, not for diagnosis"
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+NAMED = ("graft-common", "torch", "diffusers", "transformers", "numpy", "pydicom", "nibabel", "scikit-image")
+
+
+def is_dicom(path: Path) -> bool:
+    """By suffix, or by the magic word after the 128-byte preamble."""
+    path = Path(path)
+    if path.suffix.lower() in DICOM_SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def public_name(path: Path) -> str:
+    """What a record may say of a path: its base name, or `<dicom>` (scanners put the patient into file names)."""
+    return "<dicom>" if is_dicom(path) else Path(path).name
+
+
+def public_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as JSON values with every path reduced to its public name."""
+
+    def shown(value: Any) -> Any:
+        if isinstance(value, Path):
+            return public_name(value)
+        if isinstance(value, dict):
+            return {str(k): shown(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [shown(v) for v in value]
+        return value
+
+    return {key: shown(value) for key, value in config.items()}
+
+
+def public_command(argv: list[str]) -> str:
+    """The command line with every argument that is a path (also in `--flag=path`) reduced to its public name."""
+
+    def shown(word: str) -> str:
+        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if value and (len(Path(value).parts) > 1 or Path(value).is_absolute() or Path(value).exists()):
+            value = public_name(Path(value))
+        return flag + equals + value
+
+    return " ".join(json.dumps(w) if " " in w else w for w in map(shown, argv))
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions of Python, the core's main dependencies and `packages`; absent ones are left out."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in (*packages, *NAMED):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def input_digests(inputs: dict[str, Path]) -> dict[str, str]:
+    """role -> sha256 of the file's bytes."""
+    return {role: sha256(path) for role, path in inputs.items()}
+
+
+def folder_digest(folder: Path, suffixes: tuple[str, ...] = (".safetensors", ".json", ".txt")) -> str:
+    """One sha256 over the names and bytes of all weights and configurations below `folder`, in name order."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.suffix in suffixes):
+        total.update(path.relative_to(folder).as_posix().encode() + b"\0" + bytes.fromhex(sha256(path)))
+    return total.hexdigest()
+
+
+def stamp(method: str, seed: int, weights: dict[str, str], inputs: dict[str, str]) -> dict[str, Any]:
+    """What is written into every picture file: small, without names."""
+    return {
+        "schema": SCHEMA, "synthetic": True, "notice": NOTICE, "software": "Graft", "method": method,
+        "version": versions(f"graft-{method}").get(f"graft-{method}", ""), "seed": seed, "weights": weights, "inputs": inputs,
+    }  # fmt: skip

@@ -1,0 +1,5 @@
+"""`python -m tficomp`."""
+
+from tficomp.cli import entry
+
+entry()

@@ -1,0 +1,70 @@
+"""Decoded frame + Inputs -> Result: put the frame back into the background's own geometry."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from graft_common.pixels import feather, paste, with_channels
+from tficomp.config import MethodConfig
+from tficomp.place import from_frame
+from tficomp.records import Inputs, Placed, Result
+
+FEATHER = 8  # px at 512
+
+
+def composite(
+    frame_pixels: Float[np.ndarray, "3 S S"], inputs: Inputs, placed: Placed, config: MethodConfig
+) -> Result:
+    """One sample's decoded frame, in [-1, 1], onto its background.
+
+    With paste-back (always for DICOM, NIfTI and more than 8 bits) pixels outside the user mask as given keep the
+    background's values, with a feathered edge inside it; else the whole frame is the network's. A grey background gets the
+    mean of the three channels, whose spread is reported.
+    """
+    base = inputs.background.pixels
+    users = np.logical_or.reduce([lesion.user_mask for lesion in inputs.lesions])
+    back = config.paste_back or keeps_stored(inputs)
+    new, spot = from_frame(with_channels(frame_pixels.astype(np.float32), len(base)), placed.frame)
+    whole = base.copy()
+    whole[(slice(None), *spot)] = new
+    changed = np.zeros(base.shape[1:], bool)
+    if back:
+        changed |= users
+        # The long side of the frame's pixels at 512 px is what the constant means.
+        whole = paste(base, whole, feather(users, FEATHER * placed.frame.side / 512))
+    else:
+        changed[spot] = True
+    lesion = lesion_on_background(placed, base.shape[1:])
+    measures: dict[str, Any] = {
+        "channel_spread": float(np.ptp(frame_pixels, axis=0).mean() / 2),
+        "frame": [placed.frame.left, placed.frame.top, placed.frame.side],
+        "boxes": [list(b) for b in placed.boxes],
+        "paste_back": back,
+    }
+    label = lesion & users if back else lesion
+    return Result(inputs.background, whole, changed, label, copy_paste(inputs, placed), frame_pixels, placed, measures)
+
+
+def keeps_stored(inputs: Inputs) -> bool:
+    """Whether values outside the mask must be copied as stored: DICOM, NIfTI, and pictures of more than 8 bits."""
+    source = inputs.background.source
+    return source.kind in ("dicom", "nifti") or source.bits > 8
+
+
+def lesion_on_background(placed: Placed, shape: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+    """The relocated lesion masks at the background's resolution: half coverage or more."""
+    cover, spot = from_frame(placed.object_masks.any(axis=0)[None].astype(np.float32), placed.frame)
+    mask = np.zeros(shape, bool)
+    mask[spot] = cover[0] >= 0.5
+    return mask
+
+
+def copy_paste(inputs: Inputs, placed: Placed) -> Float[np.ndarray, "C H W"]:
+    """The naive answer: the relocated lesions' own pixels on the background."""
+    base = inputs.background.pixels.copy()
+    for pixels, mask in zip(placed.objects, placed.object_masks, strict=True):
+        new, spot = from_frame(with_channels(pixels, len(base)), placed.frame)
+        cover, _ = from_frame(mask[None].astype(np.float32), placed.frame)
+        base[(slice(None), *spot)] = np.where(cover >= 0.5, new, base[(slice(None), *spot)])
+    return base
