@@ -17,7 +17,6 @@ from diffusers import (
     DPMSolverMultistepInverseScheduler,
     DPMSolverMultistepScheduler,
 )
-from timer import measure, report
 from torch import Tensor
 
 from graft_common.inversion import (
@@ -29,6 +28,7 @@ from graft_common.inversion import (
     dpm_invert_refined,
     dpm_walk,
 )
+from timer import measure, report
 
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 TOYS = {"gaussian": ((1.0,), (0.1,), 0.9), "mixture": ((0.3, 0.4, 0.3), (-1.0, 0.2, 1.2), 0.25)}

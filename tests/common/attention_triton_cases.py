@@ -79,7 +79,7 @@ def shared(arch: int) -> dict[str, int]:
         for width, columns in ((64, 16), (128, 128), (256, 128)):
             block_n, block_m = fused_map._blocks(torch.empty(1, 1, 1, width, dtype=dtype))
             block = {"D": width, "BLOCK_N": block_n, "BLOCK_M": block_m}
-            flags = {"HAS_V": True, "HAS_COLUMNS": True, "HAS_MASK": True, "HAS_LSE": True}
+            flags = {"HAS_V": True, "HAS_COLUMNS": True, "HAS_MASK": True}
             for kernel, constants in (
                 (kernels.forward_kernel, block | flags | {"E": width, "C": columns}),
                 (kernels.mean_map_kernel, block | {"HAS_MASK": True}),

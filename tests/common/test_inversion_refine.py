@@ -68,7 +68,9 @@ def test_both_directions_equal_diffusers(config, steps, prediction):
     assert torch.equal(ddim_grid(inverse, steps).time, grid.time)
     gen = torch.Generator().manual_seed(0)
     x = torch.randn(200, dtype=torch.float64, generator=gen)
-    net = lambda x, t: torch.sin(x) + t / 1000  # any smooth network will do
+
+    def net(x, t):  # any smooth network will do
+        return torch.sin(x) + t / 1000
 
     for scheduler, invert, at in ((forward, False, "source"), (inverse, True, "target")):
         scheduler.set_timesteps(steps)
@@ -119,7 +121,10 @@ def test_target_is_for_inversion():
 def test_fixed_point_lowers_the_ddim_round_trip():
     grid, x = dpm_grid(ALPHAS, 20), draws(5000)
     eps, asked = noise(grid), []
-    back = lambda states: rms(ddim_walk(eps, states[-1], grid)[-1], x)
+
+    def back(states):
+        return rms(ddim_walk(eps, states[-1], grid)[-1], x)
+
     plain = back(ddim_walk(eps, x, grid, invert=True))
     assert torch.equal(ddim_invert_refined(eps, x, grid, 1), ddim_walk(eps, x, grid, True, at="target"))
     errors = [back(ddim_invert_refined(eps, x, grid, n)) for n in (1, 3, 5, 10)]
@@ -151,6 +156,15 @@ def test_defect_correction_lowers_the_dpm_round_trip(spacing, start, limit):
     assert torch.equal(got.states, dpm_walk(clean, got.states[0], grid, invert=True))
 
 
+def test_a_worse_round_is_never_kept():
+    grid, x = dpm_grid(ALPHAS, 10), draws(3000)  # few steps: some values get worse in round 2 before they get better
+    clean = denoiser(grid)
+    for rounds in (1, 2):
+        got = dpm_invert_refined(clean, x, grid, rounds=rounds)
+        real = (dpm_walk(clean, got.states[-1], grid)[-1] - x).abs()
+        assert torch.allclose(real, got.error[-1], rtol=0, atol=1e-12)
+
+
 def test_defect_correction_is_per_sample():
     grid, x = dpm_grid(ALPHAS, 20), draws(4 * 60).reshape(4, 3, 20)
     clean = denoiser(grid)
@@ -175,7 +189,10 @@ def test_null_text_brings_guidance_back_to_the_inversion(order):
     x = draws(2 * 40).reshape(2, 40)
     null, cond = torch.zeros(1, 3, 4), torch.full((1, 3, 4), 0.8)
     pivots = dpm_walk(lambda x, k: clean(x, k, cond), x, grid, order, invert=True)
-    run = lambda n: null_text(clean, pivots, grid, null, cond, 7.5, order, n, step_size=0.05, tolerance=1e-8)
+
+    def run(n):
+        return null_text(clean, pivots, grid, null, cond, 7.5, order, n, step_size=0.05, tolerance=1e-8)
+
     plain, tuned = run(0), run(25)
     assert torch.equal(plain.embeddings, torch.zeros(10, 2, 3, 4, dtype=plain.embeddings.dtype))
     before, after = rms(plain.states[-1], x), rms(tuned.states[-1], x)
@@ -197,7 +214,11 @@ def test_null_text_brings_guidance_back_to_the_inversion(order):
 def test_null_text_stops_at_the_tolerance():
     grid, calls = dpm_grid(ALPHAS, 10), []
     inner = conditioned(grid)
-    clean = lambda x, k, text: calls.append(k) or inner(x, k, text)
+
+    def clean(x, k, text):
+        calls.append(k)
+        return inner(x, k, text)
+
     x, null = draws(40).reshape(1, 40), torch.zeros(1, 3, 4)
     pivots = dpm_walk(lambda x, k: inner(x, k, null), x, grid, 1, invert=True)
     null_text(clean, pivots, grid, null, null, 7.5, iterations=25, tolerance=1.0)

@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+
 from graft_common.errors import InputError
 from graft_common.pixels import read_mask, read_picture, read_provenance, write_like, write_mask_like
 
@@ -180,12 +181,17 @@ def test_bad_volumes(tmp_path):
     save(tmp_path / "c.nii", good.astype(np.complex64))
     rgb = np.zeros((6, 7, 3), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     save(tmp_path / "rgb.nii", rgb)
-    dims = lambda *n: np.array([len(n), *n], "<i2").tobytes()
+
+    def dims(*n):
+        return np.array([len(n), *n], "<i2").tobytes()
+
     for name, data, words in [
         ("nan.nii", (tmp_path / "nan.nii").read_bytes(), "NaN"),
         ("c.nii", (tmp_path / "c.nii").read_bytes(), "complex64"),
         ("rgb.nii", (tmp_path / "rgb.nii").read_bytes(), "voxels"),
-        ("cut.nii", raw[:-20], "complete file"),
+        ("cut.nii", raw[:-20], "holds fewer"),
+        # refused before anything is unpacked: 500 bytes of gzip cannot hold 180 MB
+        ("lie.nii.gz", gzip.compress(edit(40, dims(30000, 1000, 3))), "holds fewer"),
         ("cut.nii.gz", packed[:-30], "complete file"),
         ("crc.nii.gz", packed[:-8] + b"\0\0\0\0" + packed[-4:], "NIfTI"),
         ("head.nii", raw[:348], "complete file"),

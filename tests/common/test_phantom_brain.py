@@ -4,9 +4,10 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from scipy import ndimage
+
 from graft_common import phantoms
 from graft_common.phantoms import brain
-from scipy import ndimage
 
 SEEDS = range(120)
 

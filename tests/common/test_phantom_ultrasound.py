@@ -4,9 +4,10 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+from scipy import ndimage, stats
+
 from graft_common import phantoms
 from graft_common.phantoms import ultrasound
-from scipy import ndimage, stats
 
 SEEDS = range(120)
 

@@ -10,6 +10,9 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image, ImageCms
+from scipy.ndimage import distance_transform_edt
+
 from graft_common.errors import InputError
 from graft_common.files import atomic_path, read_bytes, sha256
 from graft_common.pixels import (
@@ -27,8 +30,6 @@ from graft_common.pixels import (
     write_like,
     write_mask_like,
 )
-from PIL import Image, ImageCms
-from scipy.ndimage import distance_transform_edt
 
 RNG = np.random.default_rng(7)
 MASK = np.zeros((12, 9), bool)
@@ -157,8 +158,7 @@ def test_exif_orientation(tmp_path, orientation):
     np.testing.assert_array_equal(read_picture(tmp_path / "w.tiff").stored[..., 1], base * np.uint16(257))
     data = cv2.imencode(".png", wide)[1].tobytes()
     body = exif.tobytes().removeprefix(b"Exif\0\0")
-    chunk = struct.pack(">I", len(body)) + b"eXIf" + body + struct.pack(">I", zlib.crc32(b"eXIf" + body))
-    (tmp_path / "w.png").write_bytes(data[:33] + chunk + data[33:])
+    (tmp_path / "w.png").write_bytes(data[:33] + chunk(b"eXIf", body) + data[33:])
     np.testing.assert_array_equal(read_picture(tmp_path / "w.png").stored[..., 1], base * np.uint16(257))
     tifffile.imwrite(tmp_path / "g.tiff", wide[..., 0], photometric="minisblack", extratags=tag)
     np.testing.assert_array_equal(read_picture(tmp_path / "g.tiff").stored, base * np.uint16(257))
@@ -254,11 +254,17 @@ def test_content_decides_not_the_ending(tmp_path):
     assert read_picture(tmp_path / "a.jpg").source.kind == "png"
 
 
+def chunk(tag, body):
+    return struct.pack(">I", len(body)) + tag + body + struct.pack(">I", zlib.crc32(tag + body))
+
+
+def header(w, h):
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0))
+
+
 def broken_files(folder):
     array = values((40, 40, 3), np.uint8)
     png = save(folder / "good.png", array).read_bytes()
-    header = lambda w, h: b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0))
-    chunk = lambda tag, body: struct.pack(">I", len(body)) + tag + body + struct.pack(">I", zlib.crc32(tag + body))
     rest = chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
     nan = np.ones((12, 9), np.float32)
     nan[2, 3] = np.nan
@@ -308,7 +314,7 @@ def test_bad_paths_and_flags(tmp_path):
             read_picture(path)
     with pytest.raises(InputError, match=r"^image \./none\.png:"):  # as typed, not as pathlib tidies it
         read_picture("./none.png")
-    with pytest.raises(InputError, match="reference .*--window"):
+    with pytest.raises(InputError, match=r"reference .*--window"):
         read_picture(good, window=(40, 400), role="reference")
     for window in [(40, 0), (40, -1), (np.nan, 3), (0, np.inf)]:
         with pytest.raises(InputError, match="--window"):

@@ -9,11 +9,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
-from graft_common.errors import InputError
-from graft_common.pixels import read_mask, read_picture
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
+
+from graft_common.errors import InputError
+from graft_common.pixels import read_mask, read_picture
 
 EACH = 115  # damaged copies of each of the 18 seeds
 MEMORY = 400 << 20  # bytes that the whole run may add to the peak
@@ -102,7 +103,7 @@ def seeds(folder):
 
 
 def damage(data, rng):
-    """One of: flipped bits, a cut, header bytes set to extremes, bytes put in or taken out, a block of noise, a repeat."""
+    """One of: flipped bits, a cut, extreme header bytes, bytes put in or taken out, noise, other header bytes."""
     out, kind = bytearray(data), rng.integers(7)
     if kind == 0:
         for at in rng.integers(0, len(out), rng.integers(1, 9)):

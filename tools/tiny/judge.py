@@ -15,7 +15,7 @@ from tiny.vae import to_model
 
 
 def head_names() -> dict[str, list[str]]:
-    """"world" and "<world>.<attribute>" -> class names."""
+    """ "world" and "<world>.<attribute>" -> class names."""
     heads = {"world": list(phantoms.WORLDS)}
     for world in phantoms.WORLDS:
         for name, values in phantoms.world(world).ATTRIBUTES.items():
@@ -29,7 +29,9 @@ def labels(rows: list[dict], heads: dict[str, list[str]]) -> dict[str, Tensor]:
     for head, values in heads.items():
         if head != "world":
             world, name = head.split(".")
-            out[head] = torch.tensor([values.index(r["attributes"][name]) if r["world"] == world else -100 for r in rows])
+            out[head] = torch.tensor(
+                [values.index(r["attributes"][name]) if r["world"] == world else -100 for r in rows]
+            )
     return out
 
 
@@ -79,7 +81,9 @@ def train_pair(drawn: Drawn, tokenizer, folder, config, batch: int = 96, **optio
     """Returns (ImageText with averaged weights, `Fitted`)."""
     torch.manual_seed(config.seed)
     model = ImageText(len(tokenizer))
-    ids = tokenizer([r["caption"] for r in drawn.rows], padding="max_length", max_length=32, return_tensors="pt").input_ids
+    ids = tokenizer(
+        [r["caption"] for r in drawn.rows], padding="max_length", max_length=32, return_tensors="pt"
+    ).input_ids
     keys = [json_key(r) for r in drawn.rows]
     number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     same = torch.tensor([number[k] for k in keys])

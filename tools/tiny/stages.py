@@ -169,3 +169,15 @@ def assemble(config: TrainConfig) -> None:
         scheduler=DDIMScheduler(**u.SCHEDULE),
     )  # fmt: skip
     console.print(json.dumps({"bundle": str(config.out / "bundle"), "scale": scale}))
+
+
+def grade(config: TrainConfig) -> None:
+    """Print and write (`out/grade.json`, `out/grade/samples.png`) what the model card states about the shipped weights."""
+    from graft_common.bundle import shipped
+    from tiny import evaluate
+
+    few = data.draw_all(config.out / "grade" / "train", config.size, data.jobs(4000, 0), workers=config.threads)
+    result = evaluate.grade(shipped()[config.name], config.out / "grade", few.images, config.per_world)
+    text = json.dumps(result, indent=1)
+    (config.out / "grade.json").write_text(text + "\n", encoding="utf-8")
+    print(text)

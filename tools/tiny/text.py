@@ -55,7 +55,9 @@ def labels_of(rows: list[tuple[str, dict]], heads: dict[str, list[str]]) -> dict
     for head, values in heads.items():
         if head != "world":
             world, name = head.split(".")
-            out[head.replace(".", "__")] = torch.tensor([values.index(a[name]) if w == world else -100 for w, a in rows])
+            out[head.replace(".", "__")] = torch.tensor(
+                [values.index(a[name]) if w == world else -100 for w, a in rows]
+            )
     return out
 
 

@@ -34,16 +34,27 @@ def learn_merges(counts: Counter[str], size: int, first: list[tuple[str, str]]) 
     words = {word: (*word[:-1], word[-1] + "</w>") for word in counts}
     for pair in first:
         words = {word: _merge(parts, pair) for word, parts in words.items()}
+    pairs: Counter[tuple[str, str]] = Counter()
+    holders: dict[tuple[str, str], set[str]] = {}
+
+    def count(word: str, sign: int) -> None:
+        for pair in zip(words[word], words[word][1:], strict=False):
+            pairs[pair] += sign * counts[word]
+            holders.setdefault(pair, set()).add(word)
+
+    for word in words:
+        count(word, 1)
     merges = list(first)
     while len(merges) < size:
-        pairs: Counter[tuple[str, str]] = Counter()
-        for word, parts in words.items():
-            for pair in zip(parts, parts[1:], strict=False):
-                pairs[pair] += counts[word]
-        if not pairs:
+        most = max(pairs.values(), default=0)
+        if most == 0:
             break
-        best = max(pairs.items(), key=lambda item: (item[1], item[0]))[0]  # ties by spelling: same merges everywhere
-        words = {word: _merge(parts, best) for word, parts in words.items()}
+        best = max(pair for pair, n in pairs.items() if n == most)  # ties by spelling: same merges everywhere
+        for word in holders.pop(best):  # only these words change, so only their pairs are counted anew
+            count(word, -1)
+            words[word] = _merge(words[word], best)
+            count(word, 1)
+        del pairs[best]
         merges.append(best)
     return merges
 
@@ -86,4 +97,3 @@ def build(required: Iterable[str], size: int = 2304) -> CLIPTokenizer:
     """The tokenizer of tiny-sd: 77 positions, padded with the end token as Stable Diffusion 1.x."""
     ids, merges = vocabulary(required, size)
     return CLIPTokenizer(vocab=ids, merges=merges, model_max_length=77)
-

@@ -27,7 +27,18 @@ def make() -> UNet2DConditionModel:
     )
 
 
-def train(latents: Tensor, focus: Tensor, texts: Tensor, which: Tensor, null: Tensor, exceptional: Tensor, folder, config, batch: int = 32, **options):
+def train(
+    latents: Tensor,
+    focus: Tensor,
+    texts: Tensor,
+    which: Tensor,
+    null: Tensor,
+    exceptional: Tensor,
+    folder,
+    config,
+    batch: int = 32,
+    **options,
+):
     """Fit the UNet.
 
     Args:
@@ -56,9 +67,7 @@ def train(latents: Tensor, focus: Tensor, texts: Tensor, which: Tensor, null: Te
         weight = 1 + focus[pick].unsqueeze(1)
         weight = weight / weight.mean(dim=(1, 2, 3), keepdim=True)
         device = next(module.parameters()).device
-        out = module(
-            x.to(device, memory_format=torch.channels_last), t.to(device), context.to(device)
-        ).sample
+        out = module(x.to(device, memory_format=torch.channels_last), t.to(device), context.to(device)).sample
         return (weight.to(device) * F.mse_loss(out.float(), eps.to(device), reduction="none")).mean()
 
     fitted = fit(unet, loss, config, folder, **options)

@@ -59,7 +59,9 @@ def reconstruction_loss(out: Tensor, target: Tensor) -> Tensor:
     return error.abs().mean() + 4 * error.square().mean() + 4 * colour.square().mean()
 
 
-def train(drawn: Drawn, folder: Path, config: FitConfig, start: AutoencoderKL | None = None, batch: int = 32, **fit_options):
+def train(
+    drawn: Drawn, folder: Path, config: FitConfig, start: AutoencoderKL | None = None, batch: int = 32, **fit_options
+):
     """Fit the VAE on phantoms and photograph crops.
 
     With `start` (a trained VAE) the latent code stays as it is and only the decoder goes on. Returns (VAE with averaged

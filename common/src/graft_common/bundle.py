@@ -115,7 +115,9 @@ def _fetch(hub_id: str) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=[*patterns, "text_encoder/*.safetensors"]))
     except Exception as why:  # the hub client raises many kinds: offline, gated, misspelt
         reason = (str(why).strip().splitlines() or [type(why).__name__])[0]
-        raise InputError(f"--weights {hub_id}: could not be fetched ({reason}); check the id or give a local folder") from why
+        raise InputError(
+            f"--weights {hub_id}: could not be fetched ({reason}); check the id or give a local folder"
+        ) from why
 
 
 def load(weights: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Bundle:
@@ -141,11 +143,12 @@ def load(weights: str, device: str = "cpu", dtype: torch.dtype = torch.float32) 
         text = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype, local_files_only=True)
         tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
         schedule = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+        if not isinstance(schedule, dict) or "beta_schedule" not in schedule:  # diffusers would take its own default
+            raise ValueError("scheduler_config.json names no beta_schedule")
+        table = DDPMScheduler(**{k: schedule[k] for k in _SCHEDULE_KEYS if k in schedule}).alphas_cumprod.double()
     except Exception as why:  # safetensors, json and the two libraries each raise their own
         reason = (str(why).strip().splitlines() or [type(why).__name__])[0]
         raise InputError(f"--weights {weights}: cannot be loaded ({reason}); check that the folder is complete") from why
-    known = {k: schedule[k] for k in _SCHEDULE_KEYS if k in schedule}
-    table = DDPMScheduler(**known).alphas_cumprod.double()
     for part in (unet, vae, text):
         part.to(device).eval().requires_grad_(False)
     return Bundle(name, folder, unet, vae, text, tokenizer, schedule, table)
@@ -156,7 +159,9 @@ _SCHEDULE_KEYS = (
 )  # fmt: skip
 
 
-def save(folder: Path, *, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, half: bool = True) -> None:
+def save(
+    folder: Path, *, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, half: bool = True
+) -> None:
     """Write a folder that `StableDiffusionPipeline.from_pretrained(folder)` loads without arguments.
 
     Weights are stored in half precision when `half`; the text encoder's config then says float32, since transformers
@@ -182,7 +187,9 @@ def save(folder: Path, *, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any
 
 
 @torch.no_grad()
-def encode(bundle: Bundle, pixels: Float[Tensor, "B 3 H W"], generator: torch.Generator | None = None) -> Float[Tensor, "B c h w"]:
+def encode(
+    bundle: Bundle, pixels: Float[Tensor, "B 3 H W"], generator: torch.Generator | None = None
+) -> Float[Tensor, "B c h w"]:
     """Scaled latents, float32: the posterior mean, or a sample of it when a (CPU) generator is given.
 
     Args:

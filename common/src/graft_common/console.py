@@ -29,7 +29,16 @@ from graft_common.files import atomic_path, sha256
 from graft_common.provenance import SCHEMA, public_command, public_config, public_name, versions
 
 # A full or forbidden disk is the user's to mend, so it ends as exit 2, not as a traceback.
-DISK = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR}
+DISK = {
+    errno.ENOSPC,
+    errno.EFBIG,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,10 @@ def run_command(program: str, verbs: Mapping[str, Verb], argv: list[str] | None 
     except InputError as why:
         return _refuse(program, str(why))
     except KeyboardInterrupt:
-        print(f"{program}: interrupted; finished items are kept, --resume goes on where the command has it", file=sys.stderr)
+        print(
+            f"{program}: interrupted; finished items are kept, --resume goes on where the command has it",
+            file=sys.stderr,
+        )
         return 130
     except ImportError as why:
         if "libGL" in str(why) or "libgthread" in str(why) or "libglib" in str(why):
@@ -65,7 +77,9 @@ def run_command(program: str, verbs: Mapping[str, Verb], argv: list[str] | None 
         return _crash(program, out)
     except OSError as why:
         if why.errno in DISK:
-            return _refuse(program, f"{why.filename or out or 'output'}: {why.strerror}; free space or choose another --out")
+            return _refuse(
+                program, f"{why.filename or out or 'output'}: {why.strerror}; free space or choose another --out"
+            )
         return _crash(program, out)
     except Exception:
         return _crash(program, out)
@@ -88,7 +102,9 @@ def _parse(program: str, verbs: Mapping[str, Verb], argv: list[str]) -> tuple[st
     choices = []
     for name, verb in verbs.items():
         defaults = _repeated(name, verb, argv) if argv[:1] == [name] else None
-        about = tyro.conf.subcommand(name, description=verb.config.__doc__, **({"default": defaults} if defaults else {}))
+        about = tyro.conf.subcommand(
+            name, description=verb.config.__doc__, **({"default": defaults} if defaults else {})
+        )
         choices.append(Annotated[verb.config, about])
     union = Union[tuple(choices)] if len(choices) > 1 else choices[0]  # noqa: UP007 - built at run time
     args = _without_config(argv)
@@ -153,9 +169,11 @@ def _repeated(name: str, verb: Verb, argv: list[str]) -> Any:
         return None
     path = Path(paths[-1])
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))["config"]
+        stored = dict(json.loads(path.read_text(encoding="utf-8"))["config"])
     except (OSError, ValueError, KeyError, TypeError) as why:
-        raise InputError(f"{path}: is no run.json of {name} ({type(why).__name__}); give one that a run wrote") from None
+        raise InputError(
+            f"{path}: is no run.json of {name} ({type(why).__name__}); give one that a run wrote"
+        ) from None
     fields = {f.name: f for f in dataclasses.fields(verb.config)}
     unknown = sorted(set(stored) - set(fields))
     if unknown:

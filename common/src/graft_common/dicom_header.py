@@ -1,7 +1,8 @@
 """What may travel from one DICOM file to another: numbers of geometry and display, and terms from closed lists.
 
-Free text, names, dates, times, identifiers and private elements are not on the list, so they cannot travel, whatever the
-source holds. Burned-in identity (text drawn into the pixels) cannot be seen from here: screen such files before use.
+Free text, names, dates, times, identifiers and private elements are not on the list, so they cannot travel, whatever
+the source holds. Burned-in identity (text drawn into the pixels) cannot be seen from here: screen such files before
+use.
 """
 
 import math
@@ -75,13 +76,12 @@ def allowed(ds: Any, frame: int) -> Any:
             out.PatientOrientation = [str(v) for v in directions]
         for keyword in LUTS:
             if level.get(keyword):
-                items = [_lut(item, ds.original_encoding[1] is not False) for item in level.get(keyword)]
-                setattr(out, keyword, items[:1])
+                setattr(out, keyword, [_lut(level.get(keyword)[0], ds.original_encoding[1] is not False)])
     return out
 
 
 def _levels(ds: Any, frame: int) -> list[Any]:
-    """The data set and, for an enhanced object, the groups shared by all frames and those of this frame, weakest first."""
+    """The data set, then an enhanced object's groups shared by all frames, then those of this frame: the last wins."""
     levels = [ds]
     shared, each = ds.get("SharedFunctionalGroupsSequence"), ds.get("PerFrameFunctionalGroupsSequence")
     for item in ([shared[0]] if shared else []) + ([each[frame]] if each and frame < len(each) else []):

@@ -1,7 +1,7 @@
 """Write a synthetic DICOM image: an empty data set, filled from an allow-list, marked synthetic, with fresh UIDs.
 
-Nothing is copied from the source file here: `Picture` holds only what `dicom_header` let through. The patient's attributes
-are absent, not emptied; fill them with a trial's pseudonyms before sending to an archive that demands them.
+Nothing is copied from the source file here: `Picture` holds only what `dicom_header` let through. The patient's
+attributes are absent, not emptied; fill them with a trial's pseudonyms before sending to an archive that demands them.
 """
 
 import io
@@ -52,15 +52,15 @@ COMMENT_LIMIT = 10240  # VR LT
 def encode_dicom(picture: Picture, stored: Shaped[np.ndarray, "H W *C"], provenance: dict[str, Any]) -> bytes:
     """DICOM bytes (Explicit VR Little Endian) that a viewer shows as it showed the source: same rescale, same window.
 
-    Synthetic Data is YES, Image Type DERIVED\\SECONDARY; the provenance is JSON in Image Comments. The source's class is kept
-    for single-frame CR, DX, MG, CT, MR and PET; anything else becomes Secondary Capture.
+    Synthetic Data is YES, Image Type DERIVED\\SECONDARY; the provenance is JSON in Image Comments. The source's class
+    is kept for single-frame CR, DX, MG, CT, MR and PET; anything else becomes Secondary Capture.
     """
     source = picture.source
     keep = source.carried.frames == 1 and source.carried.sop_class in KEPT
     ds = _empty(source.carried.sop_class if keep else SECONDARY_CAPTURE, provenance)
     header = source.carried.header
     ds.Modality = header.get("Modality", "OT")
-    _copy(ds, header, GEOMETRY + ("BurnedInAnnotation", "LossyImageCompression"))
+    _copy(ds, header, (*GEOMETRY, "BurnedInAnnotation", "LossyImageCompression"))
     if stored.ndim == 2:
         _copy(ds, header, DISPLAY_GREY)
         for keyword in LUTS:
@@ -71,7 +71,7 @@ def encode_dicom(picture: Picture, stored: Shaped[np.ndarray, "H W *C"], provena
 
 
 def encode_dicom_mask(picture: Picture, mask: Bool[np.ndarray, "H W"], provenance: dict[str, Any]) -> bytes:
-    """The mask as a Secondary Capture with the picture's geometry: 8 bits, 1 inside and 0 outside, shown white on black."""
+    """The mask as a Secondary Capture with the picture's geometry: 8 bits, 1 inside and 0 outside, white on black."""
     ds = _empty(SECONDARY_CAPTURE, provenance)
     ds.Modality = "OT"
     _copy(ds, picture.source.carried.header, GEOMETRY)

@@ -1,4 +1,4 @@
-"""Files: read whole with errors that name them; written beside and renamed, so no half-written file bears a final name."""
+"""Files: read whole, with errors that name them; written beside and renamed, so that no half-written one has a name."""
 
 import hashlib
 import os
@@ -89,8 +89,8 @@ def read_bytes(path: str | os.PathLike[str], where: str | None = None) -> bytes:
 def parsing(where: str, what: str) -> Iterator[None]:
     """Turn whatever a third-party decoder raises on damaged bytes into one InputError; its warnings are silenced.
 
-    Decoders raise nearly every built-in exception on hostile bytes (struct, zlib, key, index, overflow, memory ...), so the
-    net is wide on purpose; keep the body to calls into the decoder and checks of what the file claims.
+    Decoders raise nearly every built-in exception on hostile bytes (struct, zlib, key, index, overflow, memory ...), so
+    the net is wide on purpose; keep the body to calls into the decoder and checks of what the file claims.
     """
     try:
         with warnings.catch_warnings():
@@ -125,7 +125,7 @@ def quiet_stderr() -> Iterator[None]:
 
 
 def one_line(error: BaseException | str, limit: int = 160) -> str:
-    """A text, or an exception's, on one printable line of at most `limit` characters; the class where it has no text."""
+    """A text, or an exception's, on one printable line of at most `limit` characters; the class where it has none."""
     text = re.sub(r" ?<_io\.BytesIO[^>]*>", "", str(error))  # an address says nothing and changes from run to run
     text = " ".join(text.split()) or type(error).__name__
     text = "".join(c if c.isprintable() else "?" for c in text)

@@ -1,7 +1,8 @@
 """One slice of a NIfTI volume as a picture, and the volume written back with that slice replaced.
 
-A slice is shown as DICOM shows it, by the affine: columns run to the patient's left (or to posterior, in a sagittal plane),
-rows run to posterior (or to the feet). Only numbers of geometry and scaling travel to the output; free text does not.
+A slice is shown as DICOM shows it, by the affine: columns run to the patient's left (or to posterior, in a sagittal
+plane), rows run to posterior (or to the feet). Only numbers of geometry and scaling travel to the output; free text
+does not.
 """
 
 import gzip
@@ -17,7 +18,16 @@ from jaxtyping import Bool, Shaped
 
 from graft_common.errors import InputError
 from graft_common.files import parsing
-from graft_common.picture import Picture, Source, check_index, check_size, linear, unit_to_pixels, window_edges
+from graft_common.picture import (
+    Picture,
+    Source,
+    WindowFrom,
+    check_index,
+    check_size,
+    linear,
+    unit_to_pixels,
+    window_edges,
+)
 
 MAX_VOLUME_BYTES = 4 << 30
 DEFLATE_RATIO = 1032  # the most that deflate can shrink
@@ -72,18 +82,24 @@ def read_comment(data: bytes, where: str) -> str | None:
 
 
 def read_nifti(
-    data: bytes, where: str, name: str, window: tuple[float, float] | None, slice_index: int | None
+    data: bytes,
+    where: str,
+    name: str,
+    window: tuple[float, float] | None,
+    slice_index: int | None,
+    fallback: int | None = None,
 ) -> Picture:
     """Picture from the bytes of a NIfTI-1 or -2 file, plain or gzip.
 
-    `slice_index` counts along the third voxel axis, and on through time and further axes. Shown: `window` (centre, width in
-    scaled units), else the file's cal_min..cal_max, else 0.5 to 99.5 % of the slice. Raises InputError on damage, on NaN in
-    the slice, on complex or RGB voxels and on a volume over 4 GiB.
+    `slice_index` counts along the third voxel axis, and on through time and further axes; `fallback` stands in for None
+    in a volume of several slices. Shown: `window` (centre, width in
+    scaled units), else the file's cal_min..cal_max, else 0.5 to 99.5 % of the slice. Raises InputError on damage, on
+    NaN in the slice, on complex or RGB voxels and on a volume over 4 GiB.
     """
     with parsing(where, "NIfTI"):
         header, volume = _load(data, where)
-        index = check_index(slice_index, volume.shape[2], where, "slice")
-        check_size(*volume.shape[:2], where)
+        index = check_index(slice_index, volume.shape[2], where, "slice", fallback)
+        check_size(volume.shape[0], volume.shape[1], where)
         affine = np.asarray(header.get_best_affine(), dtype=np.float64)
         carried = Carried(header, volume, *_plane(affine))
         stored = _to_screen(volume[:, :, index], carried)
@@ -154,7 +170,7 @@ def _load(data: bytes, where: str) -> tuple[Any, Shaped[np.ndarray, "X Y N"]]:
 
 def _window(
     header: Any, scaled: Shaped[np.ndarray, "H W"], window: tuple[float, float] | None
-) -> tuple[float, float, tuple[float, float], str]:
+) -> tuple[float, float, tuple[float, float], WindowFrom]:
     low, high = float(header["cal_min"]), float(header["cal_max"])
     usable = np.isfinite([low, high]).all() and low < high and low < scaled.max() and high > scaled.min()
     if window is None and usable:
@@ -198,7 +214,8 @@ def _from_screen(shown: Shaped[np.ndarray, "H W"], c: Carried) -> Shaped[np.ndar
 def encode_nifti(
     picture: Picture, stored: Shaped[np.ndarray, "H W"], provenance: dict[str, Any], packed: bool
 ) -> bytes:
-    """The whole volume with the picture's slice replaced by `stored`: same type, scaling and affine, other slices bit-equal.
+    """The whole volume with the picture's slice replaced by `stored`: same type, scaling and affine, other slices
+    bit-equal.
 
     The provenance is JSON in a comment extension (code 6).
     """

@@ -12,6 +12,7 @@ MAX_PIXELS = 100_000_000
 SATURATED = 2.0**-17  # half a 16-bit grey level: closer to black or white than this counts as black or white
 
 Kind = Literal["png", "jpeg", "tiff", "dicom", "nifti"]
+WindowFrom = Literal["file", "flag", "percentile", "range"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ class Source:
     display: Display
     limits: tuple[float, float] | None = None
     window: tuple[float, float] | None = None
-    window_from: Literal["file", "flag", "percentile", "range"] = "range"
+    window_from: WindowFrom = "range"
     rescale: tuple[float, float] | None = None
     spacing: tuple[float, float] | None = None
     affine: Float64[np.ndarray, "4 4"] | None = None
@@ -115,11 +116,11 @@ def unit_to_pixels(unit: Float[np.ndarray, "H W *C"]) -> Float32[np.ndarray, "C2
 
 def window_edges(
     values: Shaped[np.ndarray, "..."], window: tuple[float, float] | None
-) -> tuple[float, float, tuple[float, float], Literal["flag", "percentile"]]:
+) -> tuple[float, float, tuple[float, float], WindowFrom]:
     """Values shown as black and as white, the window (centre, width) and its origin.
 
-    `window` is used as given (edges at centre -/+ width / 2); None takes the 0.5 and 99.5 % percentiles of `values`, the
-    extremes where those coincide, and one unit where the picture is constant.
+    `window` is used as given (edges at centre -/+ width / 2); None takes the 0.5 and 99.5 % percentiles of `values`,
+    the extremes where those coincide, and one unit where the picture is constant.
     """
     if window is not None:
         return window[0] - window[1] / 2, window[0] + window[1] / 2, window, "flag"
@@ -134,8 +135,8 @@ def window_edges(
 def invertible(values: Float64[np.ndarray, " K"], shown: Float64[np.ndarray, " K"]) -> Display | None:
     """Display from samples of a viewer's map (`values` increasing); None where the map is not monotone or is constant.
 
-    Stored values that are shown alike share their middle; those clipped to black or white take the edge nearest the window,
-    so that a generated white is the darkest stored value that is white, not the largest the format can hold.
+    Stored values that are shown alike share their middle; those clipped to black or white take the edge nearest the
+    window, so that a generated white is the darkest stored value that is white, not the largest the format can hold.
     """
     shown = np.where(shown < SATURATED, 0.0, np.where(shown > 1 - SATURATED, 1.0, shown))
     if shown[0] > shown[-1]:
@@ -155,9 +156,9 @@ def merge_stored(
 ) -> Shaped[np.ndarray, "H W *C2"]:
     """Stored values of `picture` with the inside of `mask` replaced by `pixels`.
 
-    Outside the mask every stored value is copied. Inside, new pixels go back through the inverse display in float64, are
-    rounded once and clipped to the stored type. A sample that was not changed keeps its stored value, also where the window
-    had clipped it. Raises ValueError on wrong shapes and on NaN or infinity inside the mask.
+    Outside the mask every stored value is copied. Inside, new pixels go back through the inverse display in float64,
+    are rounded once and clipped to the stored type. A sample that was not changed keeps its stored value, also where
+    the window had clipped it. Raises ValueError on wrong shapes and on NaN or infinity inside the mask.
     """
     if pixels.shape != picture.pixels.shape or mask.shape != pixels.shape[1:]:
         raise ValueError(f"pixels {pixels.shape} and mask {mask.shape} must fit the picture {picture.pixels.shape}")
@@ -185,8 +186,10 @@ def check_size(width: int, height: int, where: str) -> None:
         )
 
 
-def check_index(index: int | None, count: int, where: str, unit: str) -> int:
-    """The slice or frame to take: `index`, or 0 where there is one only; InputError names the legal range."""
+def check_index(index: int | None, count: int, where: str, unit: str, fallback: int | None = None) -> int:
+    """The slice to take: `index`, 0 where there is one only, else `fallback`; InputError names the legal range."""
+    if index is None and count > 1:
+        index = fallback
     if index is None and count > 1:
         raise InputError(f"{where}: has {count} {unit}s; choose one with --slice 0..{count - 1}")
     if index is not None and not 0 <= index < count:

@@ -5,7 +5,8 @@
     new = paste(picture.pixels, generated, feather(mask, 4))
     write_like(picture, new, mask, "out.dcm", {"method": "tficomp", "seed": 0})
 
-Outside the mask the written file holds the source's stored values bit for bit; every file written says that it is synthetic.
+Outside the mask the written file holds the source's stored values bit for bit. Every file written says that it is
+synthetic.
 """
 
 import json
@@ -13,7 +14,7 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -58,55 +59,55 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
 def read_picture(
     path: PathLike,
     *,
-    window: tuple[float | int, float | int] | None = None,
+    window: tuple[SupportsFloat, SupportsFloat] | None = None,
     slice_index: int | None = None,
     role: str = "image",
 ) -> Picture:
     """Read an image file as it is displayed. `role` names it in messages ("image", "reference").
 
     Args:
-        window: (centre, width) for grey files of more than 8 bits, in modality units (HU for CT; stored values for PNG and
-            TIFF). None takes the file's own window, else 0.5 to 99.5 % of the pixels; which one is in `source.window_from`.
+        window: (centre, width) for grey files of more than 8 bits, in modality units (HU for CT; stored values for
+            PNG and TIFF). None takes the file's own window, else 0.5 to 99.5 % of the pixels; `source.window_from`
+            says which.
         slice_index: slice of a volume or frame of a multi-frame file, from 0; needed where there are several.
 
     Raises:
         InputError: missing, damaged, unsupported or too large (over 100 megapixels); one line that names path and cure.
     """
     where = f"{role} {typed(path)}"
-    if window is not None and not (all(map(math.isfinite, window)) and window[1] > 0):
+    used = None if window is None else (float(window[0]), float(window[1]))
+    if used is not None and not (all(map(math.isfinite, used)) and used[1] > 0):
         raise InputError(
-            f"--window {window[0]} {window[1]}: the width must be above 0 and both finite; give centre and width"
+            f"--window {used[0]:g} {used[1]:g}: the width must be above 0 and both finite; give centre and width"
         )
-    window = None if window is None else (float(window[0]), float(window[1]))
     data = read_bytes(path, where)
     name = Path(path).name
     kind = _kind(data, where)
     if kind == "dicom":
-        return dicom.read_dicom(data, where, window, slice_index)
+        return dicom.read_dicom(data, where, used, slice_index)
     if kind == "nifti":
-        return nifti.read_nifti(data, where, name, window, slice_index)
+        return nifti.read_nifti(data, where, name, used, slice_index)
     if slice_index not in (None, 0):
         raise InputError(
             f"{where}: --slice {slice_index} is out of range, this {kind.upper()} has one picture; leave it out"
         )
-    return raster.read_raster(data, where, name, kind, window)
+    return raster.read_raster(data, where, name, kind, used)
 
 
 def read_mask(
     path: PathLike, *, like: Picture | None = None, slice_index: int | None = None
 ) -> Bool[np.ndarray, "H W"]:
-    """Read a mask: PNG, JPEG, TIFF where the grey level is above 127 of 255; DICOM and NIfTI where the label is above 0.
+    """Read a mask: PNG, JPEG and TIFF where grey is above 127 of 255, DICOM and NIfTI where the label is above 0.
 
-    Float labels count above half of their maximum. Alpha is flattened onto black first, colour becomes luma. With `like`,
-    the size must be that picture's, and a volume's slice is that picture's unless `slice_index` says otherwise. Raises
-    InputError on any unreadable file, on a mask that is empty or full, and on another size than `like`.
+    Float labels count above half of their maximum. Alpha is flattened onto black first, colour becomes luma. With
+    `like`, the size must be that picture's, and a volume's slice is that picture's unless `slice_index` says otherwise.
+    Raises InputError on any unreadable file, on a mask that is empty or full, and on another size than `like`.
     """
     where = f"mask {typed(path)}"
     data = read_bytes(path, where)
     kind = _kind(data, where)
     if kind in ("dicom", "nifti"):
-        index = like.source.slice_index if slice_index is None and like is not None else slice_index
-        mask = _labels(data, where, kind, index)
+        mask = _labels(data, where, kind, slice_index, None if like is None else like.source.slice_index)
         wanted = "labels above 0"
     else:
         stored, _, _ = raster.decode(data, where, kind)
@@ -125,11 +126,11 @@ def read_mask(
     return mask
 
 
-def _labels(data: bytes, where: str, kind: Kind, index: int | None) -> Bool[np.ndarray, "H W"]:
+def _labels(data: bytes, where: str, kind: Kind, index: int | None, fallback: int | None) -> Bool[np.ndarray, "H W"]:
     if kind == "dicom":
-        values, rescale = dicom.read_labels(data, where, index), None
+        values, rescale = dicom.read_labels(data, where, index, fallback), None
     else:
-        picture = nifti.read_nifti(data, where, "", None, index)
+        picture = nifti.read_nifti(data, where, "", None, index, fallback)
         values, rescale = picture.stored, picture.source.rescale
     if values.ndim == 3:
         return raster.grey_levels(values) > 127
@@ -159,9 +160,9 @@ def write_like(
 ) -> Path:
     """Write `pixels` inside `mask` into a copy of the source's stored values, in the source's format (PNG for a JPEG).
 
-    Outside the mask stored values are bit-identical; inside they go back through window and rescale in float64, rounded once
-    (`merge_stored`). `provenance` must be JSON-able; `"synthetic": true` is added. Raises InputError when the path has a wrong
-    ending or cannot be written, ValueError on wrong shapes or values that are not finite.
+    Outside the mask stored values are bit-identical; inside they go back through window and rescale in float64, rounded
+    once (`merge_stored`). `provenance` must be JSON-able; `"synthetic": true` is added. Raises InputError when the path
+    has a wrong ending or cannot be written, ValueError on wrong shapes or values that are not finite.
     """
     stored = merge_stored(picture, pixels, mask)
     note = {**provenance, "synthetic": True}
@@ -189,14 +190,14 @@ def write_mask_like(
 
 
 def read_provenance(path: PathLike) -> dict[str, Any] | None:
-    """The provenance inside a file that Graft wrote; None for a file without one. Raises InputError on an unreadable file."""
+    """The provenance inside a file that Graft wrote; None where there is none. InputError on an unreadable file."""
     where = f"file {typed(path)}"
     data = read_bytes(path, where)
     kind = _kind(data, where)
     text = {"dicom": dicom.read_comment, "nifti": nifti.read_comment}.get(kind, raster.read_comment)(data, where)
     try:
-        note = json.loads(text)
-    except (TypeError, ValueError):
+        note = json.loads(text or "")
+    except ValueError:
         return None
     return note if isinstance(note, dict) and note.get("synthetic") is True else None
 
@@ -226,6 +227,8 @@ def _kind(data: bytes, where: str) -> Kind:
     head = data[:352]
     if data[:2] == b"\x1f\x8b":
         head = nifti.head_of_gzip(data, where)
+        if not nifti.is_nifti(head):
+            raise InputError(f"{where}: is a gzip file without a NIfTI inside; unpack it or give the image")
     if nifti.is_nifti(head):
         return "nifti"
     text = data[:512].lstrip().lower()

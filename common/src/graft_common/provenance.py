@@ -55,8 +55,10 @@ def public_command(argv: list[str]) -> str:
 
     def shown(word: str) -> str:
         flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        if value and (len(Path(value).parts) > 1 or Path(value).is_absolute() or Path(value).exists()):
-            value = public_name(Path(value))
+        path = Path(value)
+        dicom = path.suffix.lower() in DICOM_SUFFIXES  # its name is hidden also where no such file is
+        if value and (len(path.parts) > 1 or path.is_absolute() or path.exists() or dicom):
+            value = public_name(path)
         return flag + equals + value
 
     return " ".join(json.dumps(w) if " " in w else w for w in map(shown, argv))

@@ -35,8 +35,9 @@ ORIENT = {
 def read_raster(data: bytes, where: str, name: str, kind: Kind, window: tuple[float, float] | None) -> Picture:
     """Picture from the bytes of a PNG, JPEG or TIFF.
 
-    8 bits and 16-bit colour: the whole integer range is shown. 16-bit (or 32-bit, or float) grey: `window` (centre, width)
-    in stored values, else 0.5 to 99.5 % of the pixels. Raises InputError on anything damaged, over 100 megapixels or not finite.
+    8 bits and 16-bit colour: the whole integer range is shown. 16-bit (or 32-bit, or float) grey: `window` (centre,
+    width) in stored values, else 0.5 to 99.5 % of the pixels. Raises InputError on anything damaged, over 100
+    megapixels or not finite.
     """
     stored, icc, notes = decode(data, where, kind)
     wide = stored.dtype != np.uint8
@@ -47,9 +48,10 @@ def read_raster(data: bytes, where: str, name: str, kind: Kind, window: tuple[fl
     limits = (
         None if stored.dtype.kind == "f" else (float(np.iinfo(stored.dtype).min), float(np.iinfo(stored.dtype).max))
     )
-    low, high, used, origin = (*(limits or (0.0, 1.0)), None, "range")
     if wide and stored.ndim == 2:
         low, high, used, origin = window_edges(stored, window)
+    else:
+        low, high, used, origin = 0.0, float(np.iinfo(stored.dtype).max), None, "range"
     unit = np.clip((stored.astype(np.float64) - low) / (high - low), 0, 1)
     source = Source(
         kind=kind,
@@ -160,7 +162,8 @@ def flatten(array: Integer[np.ndarray, "H W C"]) -> Integer[np.ndarray, "H W *C2
 def encode(
     stored: Shaped[np.ndarray, "H W *C"], kind: Kind, provenance: dict[str, Any], icc: bytes | None = None
 ) -> bytes:
-    """PNG bytes (also for a JPEG source, whose coding would change every pixel) or TIFF bytes, with the provenance inside.
+    """PNG bytes (also for a JPEG source, whose coding would change every pixel) or TIFF bytes, with the provenance
+    inside.
 
     PNG keeps it as JSON in the text chunk `graft`, TIFF in ImageDescription.
     """

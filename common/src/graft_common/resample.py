@@ -1,5 +1,7 @@
 """Change a picture's size, soften a mask, paste one picture into another."""
 
+from typing import SupportsFloat
+
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
@@ -27,12 +29,13 @@ def resize_mask(mask: Bool[np.ndarray, "H W"], size: tuple[int, int]) -> Bool[np
     return np.asarray(cover) >= 0.5
 
 
-def feather(mask: Bool[np.ndarray, "H W"], radius: float) -> Float32[np.ndarray, "H W"]:
+def feather(mask: Bool[np.ndarray, "H W"], radius: SupportsFloat) -> Float32[np.ndarray, "H W"]:
     """Soft alpha that lives inside the mask: 0 outside, rising smoothly over `radius` pixels, 1 deeper within.
 
-    The rise is the cubic 3t^2 - 2t^3 of t = d / (radius + 1), d the Euclidean distance to the nearest pixel outside (1 on
-    the mask's rim). The border of the picture is no edge. Radius 0 returns the mask itself.
+    The rise is the cubic 3t^2 - 2t^3 of t = d / (radius + 1), d the Euclidean distance to the nearest pixel outside (1
+    on the mask's rim). The border of the picture is no edge. Radius 0 returns the mask itself.
     """
+    radius = float(radius)
     if not radius >= 0:
         raise ValueError(f"radius is {radius}; it must be 0 or more pixels")
     if mask.all():  # no outside to measure a distance to
@@ -46,7 +49,7 @@ def feather(mask: Bool[np.ndarray, "H W"], radius: float) -> Float32[np.ndarray,
 def paste(
     base: Float[np.ndarray, "C H W"], new: Float[np.ndarray, "C H W"], alpha: Float[np.ndarray, "H W"]
 ) -> Float[np.ndarray, "C H W"]:
-    """(1 - alpha) base + alpha new, in the type of `base`; bit-identical to `base` where alpha is 0, to `new` where 1."""
+    """(1 - alpha) base + alpha new, in the type of `base`; bit-equal to `base` where alpha is 0, to `new` where 1."""
     mixed = (1 - alpha) * base + alpha * new
     return np.where(alpha == 0, base, np.where(alpha == 1, new, mixed)).astype(base.dtype)
 

@@ -164,5 +164,7 @@ def _restore(last: Path, named, average, optimizer) -> tuple[int, float]:
         mean.copy_(tensors[f"ema.{name}"])
         for key in ("step", "exp_avg", "exp_avg_sq"):
             value = tensors[f"opt.{key}.{name}"]
-            optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)  # AdamW counts on the CPU
+            optimizer.state[parameter][key] = (
+                value if key == "step" else value.to(parameter.device)
+            )  # AdamW counts on the CPU
     return header["step"], header["seconds"]

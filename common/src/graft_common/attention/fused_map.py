@@ -161,7 +161,7 @@ def _forward(
         out, maps, lse,
         *strides, heads, queries, keys, width, e, c, _scale2(q, scale),
         D=_power_of_two(width), E=_power_of_two(e), C=_power_of_two(c), BLOCK_N=block_n, BLOCK_M=block_m,
-        HAS_V=v is not None, HAS_COLUMNS=columns is not None, HAS_MASK=mask is not None, HAS_LSE=True,
+        HAS_V=v is not None, HAS_COLUMNS=columns is not None, HAS_MASK=mask is not None,
     )  # fmt: skip
     return out, maps, lse
 

@@ -38,7 +38,7 @@ def forward_kernel(
     stride_b, stride_h, stride_n, stride_m,
     heads, N, M, d, e, c, scale2,
     D: tl.constexpr, E: tl.constexpr, C: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
-    HAS_V: tl.constexpr, HAS_COLUMNS: tl.constexpr, HAS_MASK: tl.constexpr, HAS_LSE: tl.constexpr,
+    HAS_V: tl.constexpr, HAS_COLUMNS: tl.constexpr, HAS_MASK: tl.constexpr,
 ):  # fmt: skip
     """One block of queries of one head: P @ v, P @ columns and the log2-sum-exp2 of the scores, in one pass."""
     bh = tl.program_id(1).to(tl.int64)
@@ -76,9 +76,9 @@ def forward_kernel(
     if HAS_COLUMNS:
         where = maps_ptr + bh * N * c + rows * c + cs[None, :]
         tl.store(where, (maps / safe[:, None]).to(maps_ptr.dtype.element_ty), mask=(n[:, None] < N) & (cs[None, :] < c))
-    if HAS_LSE:  # 0 for a closed row: its scores are -inf, so exp2(s - lse) is 0 and not NaN
-        lse = tl.where(total == 0.0, 0.0, top + tl.log2(safe))
-        tl.store(lse_ptr + bh * N + n, lse, mask=n < N)
+    # 0 for a closed row: its scores are -inf, so exp2(s - lse) is 0 and not NaN.
+    lse = tl.where(total == 0.0, 0.0, top + tl.log2(safe))
+    tl.store(lse_ptr + bh * N + n, lse, mask=n < N)
 
 
 @triton.jit

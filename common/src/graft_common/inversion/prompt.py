@@ -15,8 +15,8 @@ def exceptional_prompt(text_encoder: Any, tokenizer: Any, token: int = 7788) -> 
     """Condition of L times one token without positions, begin and end slots included (Lu et al. 2023, section 4.1).
 
     All rows of the encoder's output are then equal whatever the causal mask: every attention output is the one
-    shared value vector. So the encoder runs on a single such token and its row is repeated: exact in every precision, and
-    L times cheaper than encoding L tokens. The encoder is not changed.
+    shared value vector. So the encoder runs on a single such token and its row is repeated: exact in every precision,
+    and L times cheaper than encoding L tokens. The encoder is not changed.
 
     Args:
         text_encoder: transformers `CLIPTextModel` (or with projection).

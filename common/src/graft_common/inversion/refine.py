@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graft_common.guidance import guide
 from graft_common.inversion.ddim import Noise, ddim_move
 from graft_common.inversion.dpm import Clean, DpmMemory, dpm_step, dpm_walk
 from graft_common.inversion.schedule import DpmGrid, Number
@@ -160,7 +159,8 @@ def null_text(
             m_cond = clean(x, k, cond)
 
         def attempt(u, x=x, k=k, m_cond=m_cond, past=memory):
-            m = guide(clean(x, k, u.to(kind)), m_cond, scale).to(x.dtype)
+            free = clean(x, k, u.to(kind)).to(x.dtype)
+            m = free + scale * (m_cond.to(x.dtype) - free)  # guidance: clean predictions mix as noise does
             return m, dpm_step(x, m, past.clean if past else None, k, k - 1, past.index if past else None, grid)
 
         rate = step_size * (1 - 0.5 * (steps - k) / steps)

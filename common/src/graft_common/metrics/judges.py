@@ -1,16 +1,22 @@
 """The small networks that grade phantom-trained models: a world classifier and an image-text pair.
 
-They stand where AlexNet's LPIPS and CLIP stand for photographs, and their names say so (`lpips_tiny`, `clip_tiny`): they
-know the phantom worlds and nothing else.
+They stand where AlexNet's LPIPS and CLIP stand for photographs, and their names say so (`lpips_tiny`, `clip_tiny`):
+they know the phantom worlds and nothing else.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from graft_common.checkpoint import load_weights, read_config
+from graft_common.errors import InputError
+from graft_common.files import one_line
 
 SIDE = 64  # pixels; pictures of another size are resized to this
 
@@ -55,6 +61,7 @@ class WorldClassifier(nn.Module):
     def __init__(self, heads: dict[str, list[str]], widths: tuple[int, ...] = (24, 48, 80, 112)) -> None:
         super().__init__()
         self.heads = {name: list(values) for name, values in heads.items()}
+        self.widths = tuple(widths)
         self.trunk = Trunk(widths)
         # 2 x 2 cells keep left and right apart; max beside mean keeps small findings alive.
         self.shared = nn.Linear(2 * 4 * widths[-1], 128)
@@ -76,14 +83,21 @@ class ImageText(nn.Module):
     """A contrastive pair (Radford et al. 2021) for phantoms: both towers end in the same 64 unit-length numbers."""
 
     def __init__(
-        self, vocabulary: int, length: int = 77, widths: tuple[int, ...] = (24, 40, 64, 96), width: int = 64, layers: int = 2
+        self,
+        vocabulary: int,
+        length: int = 77,
+        widths: tuple[int, ...] = (24, 40, 64, 96),
+        width: int = 64,
+        layers: int = 2,
     ) -> None:
         super().__init__()
         self.trunk = Trunk(widths)
         self.image = nn.Sequential(nn.Linear(2 * 4 * widths[-1], 128), nn.SiLU(), nn.Linear(128, 64))
         self.tokens = nn.Embedding(vocabulary, width)
         self.places = nn.Parameter(0.02 * torch.randn(length, width))
-        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            width, 4, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
         self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.text = nn.Linear(width, 64)
         self.log_scale = nn.Parameter(torch.tensor(2.0))
@@ -109,22 +123,50 @@ class Judges:
 
     classifier: WorldClassifier
     pair: ImageText
-    tokenizer: object
+    tokenizer: Any
     folder: Path
 
 
 def load_judges(folder: Path | None = None, device: str = "cpu") -> Judges:
-    """Load the shipped judges, or those in `folder` (classifier.safetensors, pair.safetensors, tokenizer/)."""
+    """Load the shipped judges (kept in memory), or those in `folder`.
+
+    Args:
+        folder: holds classifier.safetensors, pair.safetensors and tokenizer/.
+        device: where the networks go; they are in float32 and evaluation mode, without gradients for their weights.
+
+    Raises:
+        InputError: a part is missing or damaged.
+    """
+    return _shipped(device) if folder is None else _load(Path(folder), device)
+
+
+@lru_cache(maxsize=2)
+def _shipped(device: str) -> Judges:
+    return _load(Path(__file__).parents[1] / "weights" / "judges", device)
+
+
+def _load(folder: Path, device: str) -> Judges:
+    classifier = _network(WorldClassifier, folder / "classifier.safetensors", device)
+    pair = _network(ImageText, folder / "pair.safetensors", device)
+    return Judges(classifier, pair, _tokenizer(folder / "tokenizer"), folder)
+
+
+def _network(kind: type[nn.Module], path: Path, device: str) -> Any:
+    config = {k: tuple(v) if isinstance(v, list) else v for k, v in read_config(path)["network"].items()}
+    with torch.random.fork_rng(devices=[]):  # building a network draws numbers that the caller did not ask for
+        network = kind(**config)
+    try:
+        network.load_state_dict({k: v.float() for k, v in load_weights(path).items()}, strict=True)
+    except RuntimeError as why:
+        raise InputError(
+            f"{path}: does not fit its own configuration ({one_line(why)}); train or copy it again"
+        ) from why
+    return network.eval().requires_grad_(False).to(device)
+
+
+def _tokenizer(folder: Path) -> Any:
     from transformers import CLIPTokenizer
 
-    from graft_common.checkpoint import load_weights, read_config
-
-    folder = folder or Path(__file__).parents[1] / "weights" / "judges"
-    made = []
-    for name, kind in (("classifier", WorldClassifier), ("pair", ImageText)):
-        path = folder / f"{name}.safetensors"
-        config = {k: tuple(v) if isinstance(v, list) else v for k, v in read_config(path)["network"].items()}
-        network = kind(**config)
-        network.load_state_dict({k: v.float() for k, v in load_weights(path).items()}, strict=True)
-        made.append(network.eval().requires_grad_(False).to(device))
-    return Judges(made[0], made[1], CLIPTokenizer.from_pretrained(folder / "tokenizer"), folder)
+    if not folder.is_dir():  # else the name would be looked up as a hub id
+        raise InputError(f"{folder}: no such folder; the judges need their tokenizer, copy them again")
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)

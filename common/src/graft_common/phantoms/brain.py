@@ -34,7 +34,8 @@ _LOW = (
 )
 _HIGH = (
     (
-        (0.062, -0.145, 0.013), (0.044, -0.085, 0.017), (0.036, -0.01, 0.017), (0.046, 0.075, 0.019), (0.080, 0.160, 0.013)
+        (0.062, -0.145, 0.013), (0.044, -0.085, 0.017), (0.036, -0.01, 0.017), (0.046, 0.075, 0.019),
+        (0.080, 0.160, 0.013),
     ),
 )  # fmt: skip
 
@@ -87,7 +88,7 @@ def draw(size: int, seed: int, **fixed: str) -> Phantom:
         Masks `head`, `brain` (inside the pia, ventricles and sulci included), `white_matter` (healthy), `ventricles`,
         `tumor` (rim and core) and `edema` (without the tumour). Measured attributes: `tumor_share` and `edema_share`
         (area over the brain's), `tumor_x`, `tumor_y` (centroid, picture widths, -1 without tumour), `midline_offset`
-        (the centroid's distance from the midline over the head's width), `head_width` (picture widths), `flair` (0 or 1).
+        (the centroid's distance from the midline over the head's width), `head_width` (picture widths), `flair` (0, 1).
     """
     rng = np.random.default_rng([_WORLD, seed])
     side = str(rng.choice(ATTRIBUTES["tumor"], p=_SHARES))
@@ -142,7 +143,7 @@ def _offset(head: _Head, x: float, y: float) -> float:
 
 
 def _tumor(rng: np.random.Generator, head: _Head, side: str) -> _Tumor:
-    """An irregular blob well inside one hemisphere; drawn for every head, so that the later draws do not depend on it."""
+    """An irregular blob well inside one hemisphere; drawn for every head, so that later draws do not depend on it."""
     sign = -1.0 if side == "left" else 1.0
     radius = rng.uniform(0.084, 0.120)
     inner = head.half_width - 0.085
@@ -302,8 +303,8 @@ def _sulci(
 ) -> tuple[Float[np.ndarray, "H W"], Float[np.ndarray, "H W"]]:
     """Distance to the furrows' centre lines, and how deep under the surface they reach.
 
-    The lines are where a wave around each hemisphere's centre crosses zero, so they run inward from every surface; random
-    warps bend them and make the two sides differ.
+    The lines are where a wave around each hemisphere's centre crosses zero, so they run inward from every surface;
+    random warps bend them and make the two sides differ.
     """
     size = len(u)
     half = u - 0.105 * scale * np.sign(u)
@@ -342,12 +343,13 @@ def _tones(rng: np.random.Generator, flair: bool) -> dict[str, float]:
         white, fat = grey - rng.uniform(0.09, 0.14), rng.uniform(low, high)
         return {
             "grey": grey, "white": white, "fluid": rng.uniform(0.05, 0.11), "fat": fat,
-            "marrow": rng.uniform(0.08, 0.22), "edema": rng.uniform(0.72, 0.82), "vessel": 0.5,
+            "marrow": rng.uniform(0.08, 0.22), "vessel": 0.5,
         }  # fmt: skip
     white = rng.uniform(0.54, 0.66)
     return {
         "white": white, "grey": white - rng.uniform(0.13, 0.20), "fluid": rng.uniform(0.08, 0.15),
-        "fat": rng.uniform(0.62, 0.95), "marrow": rng.uniform(0.12, 0.45), "edema": 0.0, "vessel": rng.uniform(0.8, 0.95),
+        "fat": rng.uniform(0.62, 0.95), "marrow": rng.uniform(0.12, 0.45),
+        "vessel": rng.uniform(0.8, 0.95),
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Synthetic breast ultrasound (B-mode, linear probe): layered tissue, log-compressed speckle, benign or malignant lesion.
+"""Synthetic breast ultrasound (B-mode, linear probe): layers, log-compressed speckle, benign or malignant lesion.
 
 A seed draws the same breast whatever the lesion attribute is, so `lesion="none"` is the lesion-free twin of the same
 picture. Lengths are in picture widths, depth grows downward.
@@ -67,7 +67,7 @@ def draw(size: int, seed: int, **fixed: str) -> Phantom:
 
     Args:
         size: height and width in pixels.
-        seed: equal seeds give the same breast; `fixed` changes only the lesion and what it does to the echoes behind it.
+        seed: equal seeds give the same breast; `fixed` changes only the lesion and the echoes around and behind it.
         fixed: `lesion="none" | "benign" | "malignant"`.
 
     Returns:
@@ -198,7 +198,7 @@ def _largest(share: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
 
 
 def _behind(size: int, distance: Float[np.ndarray, "H W"], narrow: float, start: float) -> _Lesion:
-    """Add the band behind a lesion: as wide as the ellipse with the lesion's lateral spread, so thin spicules count little.
+    """Add the band behind a lesion: as wide as the ellipse of equal lateral spread, so spicules count little.
 
     `start` says where the band begins: 0 at the lesion's lower edge, 1 at its middle.
     """
@@ -292,7 +292,7 @@ def _scan(rng: np.random.Generator, size: int, grey: Float[np.ndarray, "H W"]) -
     shown = grey * gain * (1 - dark) * edges
     axial, lateral = 0.0058, 0.0110  # pulse length and beam width (Gaussian sigma)
     envelope = np.hypot(grain(rng, size, axial, lateral), grain(rng, size, axial, lateral))
-    speckle = np.sqrt(envelope + 0.12) - 1.13  # compressed Rayleigh envelope, zero mean
-    amount = rng.uniform(0.26, 0.34) * min(1.0, (size / 128) ** 0.25)
+    speckle = np.log(envelope + 0.35) - 0.384  # zero mean for a Rayleigh envelope; 0.35 is the receiver's floor
+    amount = rng.uniform(0.17, 0.22) * min(1.0, (size / 128) ** 0.25)
     shown = np.maximum(shown, 0.0)
     return np.clip(shown + amount * speckle * (0.12 + 0.95 * shown), 0, 1) ** rng.uniform(1.05, 1.5)

@@ -7,15 +7,13 @@ from jaxtyping import Bool, Float
 
 from graft_common.pixels import feather, paste, with_channels
 from tficomp.config import MethodConfig
-from tficomp.place import from_frame
+from tficomp.frame import from_frame
 from tficomp.records import Inputs, Placed, Result
 
 FEATHER = 8  # px at 512
 
 
-def composite(
-    frame_pixels: Float[np.ndarray, "3 S S"], inputs: Inputs, placed: Placed, config: MethodConfig
-) -> Result:
+def composite(frame_pixels: Float[np.ndarray, "3 S S"], inputs: Inputs, placed: Placed, config: MethodConfig) -> Result:
     """One sample's decoded frame, in [-1, 1], onto its background.
 
     With paste-back (always for DICOM, NIfTI and more than 8 bits) pixels outside the user mask as given keep the

@@ -65,7 +65,7 @@ class MethodConfig(ModelConfig):
     margin: float = 0.08
     """Margin around the lesion's box that is taken along, as a share of its long side."""
     size: int | None = None
-    """Working size in pixels, a multiple of the VAE's factor (and of the network's); default the bundle's own."""
+    """Working size in pixels, a multiple of the VAE's factor (8 for Stable Diffusion); default the bundle's own."""
     context: float = 3.0
     """Side of the square that the network sees, in long sides of the user's box; never fewer pixels than the working size, 0 is the whole image."""
     paste_back: bool = False
@@ -124,6 +124,68 @@ class ComposeConfig(MethodConfig):
     """Slice or frame of a background with several, from 0."""
     fit_mask: bool = False
     """Resize a mask whose size differs from its image when the aspects agree within 5 %."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig(MethodConfig):
+    """Compose every sample of a manifest."""
+
+    manifest: tyro.conf.Positional[Path]
+    """JSON or CSV from prepare, or a folder in TF-ICON's layout."""
+    out: Path = Path("out/batch")
+    """Folder with one sub-folder a sample, named by its id."""
+    batch_size: int = 8
+    """Samples in one pass through the network."""
+    resume: bool = False
+    """Go on where an interrupted batch stopped, with its groups."""
+    fit_mask: bool = False
+    """Resize masks whose size differs when the aspects agree within 5 %; always on for TF-ICON folders."""
+    export: Literal["none", "coco", "yolo"] = "none"
+    """Also write the data set's labels as COCO JSON or YOLO text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """Pair backgrounds and lesions of Br35H or BUSI into a manifest."""
+
+    root: tyro.conf.Positional[Path]
+    """Root of a Br35H or BUSI tree (or of a phantom one)."""
+    out: Path = Path("out/samples")
+    """Folder for manifest.json and the samples' files."""
+    dataset: Literal["auto", "br35h", "busi"] = "auto"
+    """Layout of the tree; auto looks at its folders."""
+    n: int = 64
+    """Samples to pair."""
+    seed: int = 0
+    """Seed of pairing and placement; sample i keeps seed + i in the manifest."""
+    json: bool = False
+    """Print the run record as one JSON line on stdout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhantomConfig:
+    """Write a small synthetic data set in the layout of Br35H or BUSI."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder to write."""
+    layout: Literal["br35h", "busi"] = "br35h"
+    """Whose layout."""
+    n: int = 12
+    """Pictures a class."""
+    seed: int = 0
+    """Seed of the first picture."""
+    json: bool = False
+    """Print the run record as one JSON line on stdout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig:
+    """Say what is wrong with my data, before an hour of work."""
+
+    folder: tyro.conf.Positional[Path]
+    """Manifest, TF-ICON folder, or Br35H or BUSI tree."""
+    json: bool = False
+    """Print the findings as one JSON line on stdout."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from graft_common.bundle import Bundle
 from graft_common.guidance import guide
 from graft_common.inversion import DpmGrid, DpmMemory, clean_from_model, dpm_run, dpm_step, dpm_walk, model_time
 from tficomp.config import MethodConfig
-from tficomp.encode import Latents
+from tficomp.records import Latents
 
 Clean = Callable[[Tensor, int, Tensor], Tensor]
 States = dict[int, Tensor]
@@ -111,7 +111,9 @@ def reference(latents: Latents, m: Callable[[Tensor, int], Tensor], config: Meth
         )
         states |= {start - j: x for j, x in enumerate(rest.states)}
     elif low < start:
-        states |= {start - j: x for j, x in enumerate(dpm_walk(m, states[start], grid, config.order, start=start, stop=low))}
+        states |= {
+            start - j: x for j, x in enumerate(dpm_walk(m, states[start], grid, config.order, start=start, stop=low))
+        }
     return Reference(states, back.states[-1, count:], memory)
 
 
@@ -123,7 +125,9 @@ def merge(background: Tensor, objects: Tensor, latents: Latents) -> Tensor:
     return x
 
 
-def compose(latents: Latents, m: Callable[[Tensor, int], Tensor], ref: Reference, config: MethodConfig, grid: DpmGrid) -> Composed:
+def compose(
+    latents: Latents, m: Callable[[Tensor, int], Tensor], ref: Reference, config: MethodConfig, grid: DpmGrid
+) -> Composed:
     """Steps 3 and 4: merge at T', then denoise under the prompt, borrowing the background outside the user mask (eq. 9)."""
     start = config.start
     x = merge(ref.background[start], ref.objects, latents)

@@ -34,7 +34,11 @@ class Sources:
     def paths(self) -> dict[str, Path]:
         """role -> path of everything that comes from a file."""
         named = {"background": self.background}
-        for role, items in (("object", self.objects), ("object_mask", self.object_masks), ("user_mask", self.user_masks)):
+        for role, items in (
+            ("object", self.objects),
+            ("object_mask", self.object_masks),
+            ("user_mask", self.user_masks),
+        ):
             named |= {role if len(items) == 1 else f"{role}_{i + 1}": item for i, item in enumerate(items)}
         return {role: Path(item) for role, item in named.items() if isinstance(item, (str, Path))}
 
@@ -96,9 +100,13 @@ def _mask(source: Source, like: Picture, role: str, fit: bool, notes: list[str])
         return mask
     h, w = mask.shape
     if not fit:
-        raise InputError(f"{name}: is {w}x{h} but its image is {width}x{height}; give both the same size or pass --fit-mask")
+        raise InputError(
+            f"{name}: is {w}x{h} but its image is {width}x{height}; give both the same size or pass --fit-mask"
+        )
     if abs((w / h) / (width / height) - 1) > 0.05:
-        raise InputError(f"{name}: is {w}x{h} but its image is {width}x{height}; --fit-mask bears 5 % of aspect, crop it")
+        raise InputError(
+            f"{name}: is {w}x{h} but its image is {width}x{height}; --fit-mask bears 5 % of aspect, crop it"
+        )
     notes.append(f"{role} resized from {w}x{h} to {width}x{height}")
     fitted = resize_mask(mask, (height, width))
     if not fitted.any():

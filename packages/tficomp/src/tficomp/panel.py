@@ -14,7 +14,12 @@ CELL, LINE, PAD = 224, 22, 8
 
 def to_uint8(pixels: Float[np.ndarray, "C H W"]) -> UInt8[np.ndarray, "H W 3"]:
     """[-1, 1] -> 8-bit RGB."""
-    return ((with_channels(pixels.astype(np.float32), 3).transpose(1, 2, 0) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+    return (
+        ((with_channels(pixels.astype(np.float32), 3).transpose(1, 2, 0) + 1) * 127.5)
+        .round()
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
 
 
 def outlined(pixels: Float[np.ndarray, "C H W"], mask: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "3 H W"]:
@@ -27,7 +32,7 @@ def outlined(pixels: Float[np.ndarray, "C H W"], mask: Bool[np.ndarray, "H W"]) 
     return out
 
 
-def panel(rows: Sequence[Sequence[tuple[str, Float[np.ndarray, "C H W"]]]], title: str = "") -> Image.Image:
+def panel(rows: Sequence[Sequence[tuple[str, Float[np.ndarray, "_ _ _"]]]], title: str = "") -> Image.Image:
     """A grid of labelled pictures, each fitted into a square cell; inputs first, outputs last."""
     columns = max(len(row) for row in rows)
     head = LINE + PAD if title else 0
@@ -48,7 +53,7 @@ def panel(rows: Sequence[Sequence[tuple[str, Float[np.ndarray, "C H W"]]]], titl
     return sheet
 
 
-def sample_row(inputs: Inputs, result: Result) -> list[tuple[str, Float[np.ndarray, "C H W"]]]:
+def sample_row(inputs: Inputs, result: Result) -> list[tuple[str, Float[np.ndarray, "_ _ _"]]]:
     """Inputs | outputs of one sample."""
     users = np.logical_or.reduce([lesion.user_mask for lesion in inputs.lesions])
     first = inputs.lesions[0]

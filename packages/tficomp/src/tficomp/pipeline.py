@@ -25,13 +25,13 @@ from tficomp.write import write_panel, write_result
 
 def compose(
     background: Source,
-    object: Source | Sequence[Source],  # noqa: A002 - the field's word, and the flag's
+    object: Source | Sequence[Source],
     object_mask: Source | Sequence[Source],
     user_mask: Source | Sequence[Source] | None = None,
     *,
     prompt: str,
     window: tuple[float, float] | None = None,
-    slice: int | None = None,  # noqa: A002
+    slice: int | None = None,
     fit_mask: bool = False,
     **settings: Any,
 ) -> Result:

@@ -3,15 +3,14 @@
 import math
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float32
 from scipy import ndimage
 
 from graft_common.phantoms import box
-from graft_common.pixels import resize, resize_mask, with_channels
+from graft_common.pixels import resize, with_channels
 from tficomp.config import MethodConfig
-from tficomp.records import Frame, Inputs, Lesion, Placed
-
-Box = tuple[int, int, int, int]
+from tficomp.frame import choose_frame, mask_to_frame, resized_mask, to_frame
+from tficomp.records import Box, Frame, Inputs, Lesion, Placed
 
 
 def place(inputs: Inputs, config: MethodConfig, size: int, factor: int) -> Placed:
@@ -30,58 +29,7 @@ def place(inputs: Inputs, config: MethodConfig, size: int, factor: int) -> Place
     grown = ndimage.binary_dilation(m_obj.any(axis=0), np.ones((3, 3), bool))
     user_mask = mask_to_frame(users, frame)
     cells = latent_mask(user_mask, factor, config.mask_mode, every=True)
-    return Placed(
-        frame, background, np.stack(objects), np.stack(masks), user_mask, tuple(boxes), m_obj, cells | grown
-    )
-
-
-def choose_frame(shape: tuple[int, int], where: Box, size: int, context: float) -> Frame:
-    """A square around the box: `context` times its long side, at least `size` pixels, at most the image's long side.
-
-    A square larger than the short side reaches outside, where the image's edge is repeated: nothing is squashed.
-    """
-    height, width = shape
-    left, top, right, bottom = where
-    longest = max(height, width)
-    wanted = longest if context == 0 else math.ceil(context * max(right - left, bottom - top))
-    side = min(max(wanted, size, max(right - left, bottom - top)), longest)
-
-    def corner(low: int, high: int, extent: int) -> int:
-        if side >= extent:
-            return -((side - extent) // 2)
-        return min(max((low + high - side) // 2, 0), extent - side)
-
-    return Frame(corner(top, bottom, height), corner(left, right, width), side, height, width, size)
-
-
-def _cut(array: np.ndarray, frame: Frame, mode: str) -> np.ndarray:
-    rows = np.arange(frame.top, frame.top + frame.side)
-    cols = np.arange(frame.left, frame.left + frame.side)
-    cut = array[..., rows.clip(0, frame.height - 1)[:, None], cols.clip(0, frame.width - 1)]
-    if mode == "empty":
-        inside = ((rows >= 0) & (rows < frame.height))[:, None] & ((cols >= 0) & (cols < frame.width))
-        cut = cut & inside
-    return cut
-
-
-def to_frame(pixels: Float[np.ndarray, "C H W"], frame: Frame) -> Float32[np.ndarray, "C S S"]:
-    """Cut the square out and resize it to the working size (Lanczos)."""
-    cut = _cut(pixels, frame, "edge")
-    return np.ascontiguousarray(cut if frame.side == frame.size else resize(cut, (frame.size, frame.size)), np.float32)
-
-
-def mask_to_frame(mask: Bool[np.ndarray, "H W"], frame: Frame) -> Bool[np.ndarray, "S S"]:
-    """The same for a mask; a mask that vanishes keeps its best-covered pixel."""
-    return _resize_mask(_cut(mask, frame, "empty"), (frame.size, frame.size))
-
-
-def from_frame(pixels: Float[np.ndarray, "C S S"], frame: Frame) -> tuple[Float32[np.ndarray, "C h w"], tuple[slice, slice]]:
-    """Frame pixels at the background's resolution, and the rows and columns of the background that they cover."""
-    whole = pixels if frame.side == frame.size else resize(pixels, (frame.side, frame.side))
-    top, left = max(frame.top, 0), max(frame.left, 0)
-    bottom, right = min(frame.top + frame.side, frame.height), min(frame.left + frame.side, frame.width)
-    inside = whole[:, top - frame.top : bottom - frame.top, left - frame.left : right - frame.left]
-    return np.ascontiguousarray(inside, np.float32), (slice(top, bottom), slice(left, right))
+    return Placed(frame, background, np.stack(objects), np.stack(masks), user_mask, tuple(boxes), m_obj, cells | grown)
 
 
 def relocate(
@@ -107,13 +55,11 @@ def relocate(
     canvas = background.copy() if config.canvas == "background" else np.full_like(background, -1.0)
     canvas[(slice(None), *spot)] = resize(np.ascontiguousarray(pixels), size)
     placed = np.zeros((frame.size, frame.size), bool)
-    placed[spot] = _resize_mask(mask, size)
+    placed[spot] = resized_mask(mask, size)
     return canvas, placed, (left, top, left + size[1], top + size[0])
 
 
-def latent_mask(
-    mask: Bool[np.ndarray, "S S"], factor: int, mode: str, every: bool = False
-) -> Bool[np.ndarray, "h w"]:
+def latent_mask(mask: Bool[np.ndarray, "S S"], factor: int, mode: str, every: bool = False) -> Bool[np.ndarray, "h w"]:
     """A pixel mask on the latent grid (spec 2.3).
 
     `area`: cells covered by half or more, or the best-covered cell if none is; with `every`, all cells touched. `stride`:
@@ -127,16 +73,6 @@ def latent_mask(
         return cover > 0
     cells = cover >= 0.5
     return cells if cells.any() else (cover == cover.max()) & (cover > 0)
-
-
-def _resize_mask(mask: Bool[np.ndarray, "H W"], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    if mask.shape == size:
-        return mask.copy()
-    small = resize_mask(mask, size)
-    if mask.any() and not small.any():  # thinner than a pixel: keep where its middle falls
-        rows, cols = np.nonzero(mask)
-        small[int(rows.mean() * size[0] / mask.shape[0]), int(cols.mean() * size[1] / mask.shape[1])] = True
-    return small
 
 
 def _grown(where: Box, margin: float, shape: tuple[int, ...]) -> Box:

@@ -4,9 +4,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int
+from torch import Tensor
 
 from graft_common.pixels import Picture
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, the last two exclusive
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +87,30 @@ class Placed:
     boxes: tuple[tuple[int, int, int, int], ...]
     m_obj: Bool[np.ndarray, "n h w"]
     m_user: Bool[np.ndarray, "h w"]
+
+
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """A batch of B samples with n lesions in all.
+
+    Attributes:
+        background: (B, c, h, w) scaled latents, float32 (or float64 in tests).
+        objects: (n, c, h, w).
+        owner: (n,) the sample that each object belongs to, in painting order.
+        m_obj: (n, 1, h, w) relocated lesion masks.
+        m_user: (B, 1, h, w) grown user masks.
+        text, null: (B, L, D) prompt and empty prompt.
+        exceptional: (1, 1, D) one row of the exceptional prompt; all rows are equal, so one gives the same attention.
+    """
+
+    background: Float[Tensor, "B c h w"]
+    objects: Float[Tensor, "n c h w"]
+    owner: Int[Tensor, " n"]
+    m_obj: Bool[Tensor, "n 1 h w"]
+    m_user: Bool[Tensor, "B 1 h w"]
+    text: Float[Tensor, "B L D"]
+    null: Float[Tensor, "B L D"]
+    exceptional: Float[Tensor, "1 1 D"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,12 +33,12 @@ def working_size(config: MethodConfig, bundle: Bundle) -> int:
     """--size or the bundle's own.
 
     Raises:
-        InputError: not a multiple of what VAE and network divide by.
+        InputError: not a multiple of the VAE's factor, or too few latent cells for the network's levels.
     """
     size = bundle.size if config.size is None else config.size
-    unit = bundle.factor * 2 ** (len(bundle.unet.config.block_out_channels) - 1)
-    if size < 2 * unit or size % unit:
-        raise InputError(f"--size {size}: must be a multiple of {unit} and at least {2 * unit} for {bundle.name}")
+    least = bundle.factor * 2 ** len(bundle.unet.config.block_out_channels)
+    if size < least or size % bundle.factor:
+        raise InputError(f"--size {size}: must be a multiple of {bundle.factor} and at least {least} for {bundle.name}")
     return size
 
 

@@ -1,0 +1,3 @@
+from graft_bench.cli import entry
+
+entry()

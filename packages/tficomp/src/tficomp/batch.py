@@ -1,0 +1,107 @@
+"""The verb `batch`: a manifest of samples through the method, in fixed groups, resumable."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from graft_common.console import Run, checked_out, progress, write_json
+from graft_common.errors import InputError
+from graft_common.files import read_bytes, typed
+from graft_common.provenance import public_config, stamp
+from tficomp.config import BatchConfig
+from tficomp.export import export_coco, export_yolo
+from tficomp.inputs import read_inputs
+from tficomp.manifest import Row, read_manifest
+from tficomp.pipeline import compose_batch
+from tficomp.weights import denoiser, load_bundle, working_size
+from tficomp.write import write_panel, write_result
+
+PLAN = "batch.json"
+
+
+def run_batch(config: BatchConfig, command: list[str]) -> dict[str, Any]:
+    """Compose every row of the manifest into `out/<id>/`; finished rows are kept when it is interrupted.
+
+    Rows go through the network in groups of --batch-size, always the same groups: a picture's last bits depend on its
+    batch, so a resumed run recomputes an unfinished group whole and writes only what is missing.
+    """
+    config.check()
+    if config.batch_size < 1:
+        raise InputError(f"--batch-size {config.batch_size}: must be at least 1")
+    out = checked_out(config.out)
+    rows = read_manifest(config.manifest)
+    groups = plan(config, rows, out)
+    record = Run(command, config, "graft-tficomp")
+    if config.manifest.is_file():
+        record.read("manifest", config.manifest)
+    with record.stage("load"):
+        bundle = load_bundle(config)
+        working_size(config, bundle)
+        record.weights = bundle.weights()
+    network = denoiser(config, bundle)
+    with progress("compose", len(rows), quiet=config.json) as advance:
+        for group in groups:
+            missing = [row for row in group if not (out / row.key / "run.json").exists()]
+            if missing:
+                _compose_group(group, missing, config, command, out, record, bundle, network)
+            advance(len(group))
+    record.outputs = [f"{row.key}/result.png" for row in rows]
+    if config.export != "none":
+        with record.stage("export"):
+            keys = [row.key for row in rows]
+            record.outputs += (export_coco if config.export == "coco" else export_yolo)(out, keys)
+    record.measures = {"network_calls": network.calls, "network_items": network.items, "samples": len(rows)}
+    return record.write(out)
+
+
+def plan(config: BatchConfig, rows: Sequence[Row], out: Path) -> list[list[Row]]:
+    """The groups: those of the first run when it is resumed, else consecutive ones of --batch-size.
+
+    Raises:
+        InputError: a batch is there already and --resume was not given, or it was made with other rows or settings.
+    """
+    path = out / PLAN
+    settings = public_config(dataclasses.asdict(config))
+    for free in ("resume", "json", "out", "batch_size"):
+        settings.pop(free)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    if path.exists() and not config.resume:
+        raise InputError(f"--out {typed(config.out)}: holds a batch already; pass --resume to go on or choose another")
+    if path.exists():
+        stored = json.loads(read_bytes(path))
+        if stored["keys"] != [row.key for row in rows] or stored["settings"] != digest:
+            raise InputError(
+                f"--out {typed(config.out)}: was begun with other rows or settings; repeat them or choose another"
+            )
+        size = int(stored["batch_size"])
+    else:
+        size = config.batch_size
+        write_json(path, {"batch_size": size, "keys": [row.key for row in rows], "settings": digest})
+    return [list(rows[i : i + size]) for i in range(0, len(rows), size)]
+
+
+def _compose_group(group, missing, config, command, out, record, bundle, network) -> None:
+    inputs = [
+        read_inputs(dataclasses.replace(row.sources, fit_mask=row.sources.fit_mask or config.fit_mask)) for row in group
+    ]
+    results = compose_batch(inputs, config, bundle, record=record, counter=network)
+    for row, sample, result in zip(group, inputs, results, strict=True):
+        if row not in missing:
+            continue
+        own = Run(command, config, "graft-tficomp", weights=record.weights)
+        for role, path in row.sources.paths().items():
+            own.read(role, path)
+        note = stamp("tficomp", row.sources.seed, record.weights, own.digests)
+        names = write_result(result, out / row.key, note)
+        write_panel([(sample, result)], out / row.key / "panel.png", f"{sample.prompt} (synthetic)", note)
+        own.outputs = [*names, "panel.png"]
+        own.measures = {
+            **result.measures,
+            "notes": list(sample.notes),
+            "row_seed": row.sources.seed,
+            "prompt": sample.prompt,
+        }
+        own.write(out / row.key)  # last: it marks the row as done

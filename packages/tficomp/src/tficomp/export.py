@@ -1,0 +1,65 @@
+"""Composed samples as a detection and segmentation data set: COCO JSON or YOLO text beside the pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from graft_common.console import write_json
+from graft_common.files import write_bytes
+from graft_common.phantoms import box
+from graft_common.pixels import read_mask
+
+NAMES = ("lesion",)
+
+
+def run_lengths(mask: Bool[np.ndarray, "H W"]) -> list[int]:
+    """COCO's uncompressed run lengths: column by column, starting with the zeros."""
+    flat = np.concatenate([[False], mask.T.ravel(), [False]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    ends = np.concatenate([[0], edges, [mask.size]]) if edges.size else np.array([0, mask.size])
+    lengths = np.diff(ends)
+    return [int(n) for n in (lengths[:-1] if lengths[-1] == 0 else lengths)]
+
+
+def export_coco(out: Path, keys: Sequence[str]) -> list[str]:
+    """Write `coco.json`: one image and one lesion annotation (run lengths, box, area) a sample."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for i, key in enumerate(keys, start=1):
+        mask = read_mask(out / key / "lesion_mask.png")
+        left, top, right, bottom = box(mask)
+        images.append({"id": i, "file_name": f"{key}/result.png", "width": mask.shape[1], "height": mask.shape[0]})
+        annotations.append(
+            {
+                "id": i, "image_id": i, "category_id": 1, "iscrowd": 0, "area": int(mask.sum()),
+                "bbox": [left, top, right - left, bottom - top],
+                "segmentation": {"size": list(mask.shape), "counts": run_lengths(mask)},
+            }
+        )  # fmt: skip
+    info = {"description": "Synthetic images made by Graft tficomp; not for diagnosis"}
+    categories = [{"id": 1, "name": NAMES[0]}]
+    write_json(
+        out / "coco.json", {"info": info, "images": images, "annotations": annotations, "categories": categories}
+    )
+    return ["coco.json"]
+
+
+def export_yolo(out: Path, keys: Sequence[str]) -> list[str]:
+    """Write `<id>/result.txt` (class, box centre and size as shares of the picture), `images.txt` and `data.yaml`."""
+    names = []
+    for key in keys:
+        mask = read_mask(out / key / "lesion_mask.png")
+        left, top, right, bottom = box(mask)
+        h, w = mask.shape
+        numbers = ((left + right) / 2 / w, (top + bottom) / 2 / h, (right - left) / w, (bottom - top) / h)
+        write_bytes(out / key / "result.txt", ("0 " + " ".join(f"{x:.6f}" for x in numbers) + "\n").encode())
+        names.append(f"{key}/result.txt")
+    write_bytes(out / "images.txt", "".join(f"./{key}/result.png\n" for key in keys).encode())
+    yaml = (
+        f"# synthetic images, not for diagnosis\npath: .\ntrain: images.txt\nval: images.txt\nnames:\n  0: {NAMES[0]}\n"
+    )
+    write_bytes(out / "data.yaml", yaml.encode())
+    return [*names, "images.txt", "data.yaml"]

@@ -1,0 +1,121 @@
+"""What the studying verbs share, and the verb `baseline`."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graft_common.console import Run, checked_out, progress
+from graft_common.errors import InputError
+from graft_common.files import typed, write_bytes
+from graft_common.metrics import bootstrap
+from graft_common.provenance import stamp
+from tficomp.baselines import run_baseline
+from tficomp.config_study import BaselineConfig
+from tficomp.inputs import read_inputs
+from tficomp.manifest import Row, read_manifest
+from tficomp.records import Inputs
+from tficomp.weights import denoiser, load_bundle, working_size
+from tficomp.write import write_panel, write_result
+
+Scores = dict[str, np.ndarray]  # metric -> (n,)
+
+
+def groups(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
+    """Consecutive groups of `size`: always the same ones, since a picture's last bits depend on its batch."""
+    for i in range(0, len(rows), size):
+        yield list(rows[i : i + size])
+
+
+def read_group(group: Iterable[Row], fit_mask: bool) -> list[Inputs]:
+    """The inputs of some rows; --fit-mask adds to what the manifest says."""
+    return [read_inputs(replace(row.sources, fit_mask=row.sources.fit_mask or fit_mask)) for row in group]
+
+
+def joined(parts: Sequence[Scores]) -> Scores:
+    """Scores of several batches as one."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def summaries(scores: Scores) -> dict[str, dict[str, Any]]:
+    """metric -> mean, 95 % bootstrap interval, n."""
+    return {name: bootstrap(column) for name, column in scores.items()}
+
+
+def table(rows: Mapping[str, Mapping[str, Mapping[str, Any]]], first: str = "method") -> str:
+    """A markdown table of row -> metric -> summary, as mean [low, high]."""
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    lines = [f"| {first} | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for label, row in rows.items():
+        lines.append(f"| {label} | " + " | ".join(cell(row[n]) if n in row else "" for n in names) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def cell(summary: Mapping[str, Any]) -> str:
+    """mean [low, high] with as many digits as the value's size asks for."""
+    mean, (low, high) = summary["mean"], summary["ci95"]
+    digits = 2 if abs(mean) >= 10 else 3 if abs(mean) >= 1 else 4
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Text in one step."""
+    write_bytes(path, text.encode())
+
+
+def run_baseline_verb(config: BaselineConfig, command: list[str]) -> dict[str, Any]:
+    """The verb `baseline`: every row of the manifest by one other method, into `out/<id>/` as `batch` writes it."""
+    config.check()
+    out = checked_out(config.out)
+    rows = read_manifest(config.manifest)
+    done = [row.key for row in rows if (out / row.key / "run.json").exists()]
+    if done and not config.resume:
+        raise InputError(
+            f"--out {typed(config.out)}: holds {done[0]} already; pass --resume to go on or choose another"
+        )
+    record = Run(command, config, "graft-tficomp")
+    if config.manifest.is_file():
+        record.read("manifest", config.manifest)
+    with record.stage("load"):
+        bundle = load_bundle(config)
+        working_size(config, bundle)
+        record.weights = bundle.weights()
+    network = denoiser(config, bundle)
+    with progress(config.method, len(rows), quiet=config.json) as advance:
+        for group in groups(rows, config.batch_size):
+            if any(row.key not in done for row in group):
+                samples = read_group(group, config.fit_mask)
+                seeds = [config.seed + row.sources.seed for row in group]
+                results = run_baseline(
+                    config.method,
+                    samples,
+                    config,
+                    bundle,
+                    seeds,
+                    strength=config.strength,
+                    record=record,
+                    counter=network,
+                )
+                for row, sample, result, seed in zip(group, samples, results, seeds, strict=True):
+                    if row.key not in done:
+                        _write(row, sample, result, seed, config, command, record, out)
+            advance(len(group))
+    record.outputs = [f"{row.key}/result.png" for row in rows]
+    record.measures = {"network_calls": network.calls, "network_items": network.items, "samples": len(rows)}
+    return record.write(out)
+
+
+def _write(
+    row: Row, sample: Inputs, result: Any, seed: int, config: BaselineConfig, command: list[str], record: Run, out: Path
+) -> None:
+    own = Run(command, config, "graft-tficomp", weights=record.weights)
+    for role, path in row.sources.paths().items():
+        own.read(role, path)
+    note = stamp("tficomp", seed, record.weights, own.digests) | {"baseline": config.method}
+    own.outputs = [*write_result(result, out / row.key, note), "panel.png"]
+    title = f"{config.method}: {sample.prompt} (synthetic)"
+    write_panel([(sample, result)], out / row.key / "panel.png", title, note)
+    own.measures = {**result.measures, "notes": list(sample.notes), "row_seed": seed, "prompt": sample.prompt}
+    own.write(out / row.key)  # last: it marks the row as done

@@ -1,0 +1,107 @@
+"""Putting the frame back: what may change and what may not, with a frame of noise in the network's place."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.ndimage import distance_transform_edt
+
+from graft_common.pixels import picture_from_array
+from tficomp.composite import composite, copy_paste, keeps_stored, lesion_on_background
+from tficomp.config import MethodConfig
+from tficomp.place import place
+from tficomp.records import Inputs, Lesion
+
+RNG = np.random.default_rng(11)
+
+
+def sample(height, width, where, channels=1, dtype=np.uint8, count=1):
+    shape = (height, width) if channels == 1 else (height, width, 3)
+    background = picture_from_array(RNG.integers(0, np.iinfo(dtype).max, shape, dtype))
+    user = np.zeros((height, width), bool)
+    user[where] = True
+    mask = np.zeros((20, 20), bool)
+    mask[4:16, 4:16] = True
+    thing = RNG.uniform(-1, 1, (1, 20, 20)).astype(np.float32)
+    return Inputs(background, (Lesion(thing, mask, user),) * count, "x")
+
+
+def put(one, frame=None, size=64, **changes):
+    config = MethodConfig(**changes)
+    placed = place(one, config, size, 8)
+    frame = RNG.uniform(-1, 1, (3, size, size)).astype(np.float32) if frame is None else frame
+    return composite(frame, one, placed, config), placed, frame
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(64, 64), (90, 200), (200, 50)])
+def test_paste_back_keeps_everything_outside_the_mask(size, channels):
+    one = sample(*size, (slice(10, 40), slice(12, 44)), channels)
+    result, _, _ = put(one, paste_back=True)
+    users = one.lesions[0].user_mask
+    assert np.array_equal(result.pixels[:, ~users], one.background.pixels[:, ~users])
+    assert np.array_equal(result.changed, users)
+    deep = distance_transform_edt(users) > 8 * result.placed.frame.side / 512 + 1
+    assert deep.any() and (result.pixels[:, deep] != one.background.pixels[:, deep]).mean() > 0.95
+
+
+def test_feather_is_eight_pixels_at_512():
+    """A white frame on black: along a row into the mask the alpha is the cubic of the distance, 1 from 8 px inward."""
+    one = sample(512, 512, (slice(100, 400), slice(100, 400)))
+    black = picture_from_array(np.zeros((512, 512), np.uint8))
+    result, _, _ = put(
+        replace(one, background=black), np.ones((3, 512, 512), np.float32), 512, paste_back=True, context=0.0
+    )
+    row = (result.pixels[0, 250, 100:112] + 1) / 2
+    t = np.clip(np.arange(1, 13) / 9, 0, 1)
+    np.testing.assert_allclose(row, t * t * (3 - 2 * t), atol=1e-5)
+
+
+def test_without_paste_back_the_frame_is_the_networks():
+    one = sample(64, 64, (slice(10, 40), slice(12, 44)))
+    result, _, frame = put(one, context=0.0)
+    np.testing.assert_allclose(result.pixels[0], frame.mean(axis=0), atol=1e-6)  # grey: mean of the three channels
+    assert result.changed.all()
+    np.testing.assert_allclose(result.measures["channel_spread"], np.ptp(frame, axis=0).mean() / 2, rtol=1e-6)
+
+
+def test_only_the_frame_changes_on_a_large_background():
+    one = sample(120, 300, (slice(40, 56), slice(200, 216)))
+    result, placed, frame = put(one)
+    f = placed.frame
+    assert f.side == 64
+    outside = np.ones((120, 300), bool)
+    outside[f.top : f.top + 64, f.left : f.left + 64] = False
+    assert np.array_equal(result.pixels[:, outside], one.background.pixels[:, outside])
+    np.testing.assert_allclose(
+        result.pixels[0, f.top : f.top + 64, f.left : f.left + 64], frame.mean(axis=0), atol=1e-6
+    )  # fmt: skip
+    assert np.array_equal(result.changed, ~outside)
+
+
+@pytest.mark.parametrize("dtype, stored", [(np.uint8, False), (np.uint16, True)])
+def test_sixteen_bits_are_always_pasted_back(dtype, stored):
+    one = sample(64, 64, (slice(10, 40), slice(12, 44)), dtype=dtype)
+    assert keeps_stored(one) is stored
+    result, _, _ = put(one)
+    assert np.array_equal(result.changed, one.lesions[0].user_mask) is stored
+    assert result.measures["paste_back"] is stored
+
+
+def test_lesion_mask_is_where_the_lesion_was_pasted():
+    one = sample(128, 128, (slice(32, 96), slice(32, 96)))
+    result, placed, _ = put(one, size=128, context=0.0, paste_back=True)
+    assert np.array_equal(result.lesion_mask, placed.object_masks[0] & one.lesions[0].user_mask)
+    assert np.array_equal(lesion_on_background(placed, (128, 128)), placed.object_masks[0])
+    pasted = copy_paste(one, placed)
+    on = placed.object_masks[0]
+    np.testing.assert_allclose(pasted[0][on], placed.objects[0][0][on], atol=1e-6)
+    assert np.array_equal(pasted[0][~on], one.background.pixels[0][~on])
+
+
+def test_lesion_mask_follows_the_frames_scale():
+    """A working size of half the frame: the mask comes back at twice the pixels, area within a row of pixels."""
+    one = sample(128, 128, (slice(32, 96), slice(32, 96)))
+    result, placed, _ = put(one, size=64, context=0.0)
+    assert placed.frame.side == 128
+    assert abs(int(result.lesion_mask.sum()) / (4 * int(placed.object_masks.sum())) - 1) < 0.1
