@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from graft_common import attention
-from timer import measure, report
 from torch import Tensor
 from torch.nn import functional as F
+
+from graft_common import attention
+from timer import measure, report
 
 COLUMNS = 8
 SITES = {"1024x8": (2, 8, 1024, 64), "4096x5": (2, 5, 4096, 64)}  # Stable Diffusion's two widest self-attentions

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from graft_common.hooks import CrossColumns, SelfColumns, SelfMaps, Where, edit, find_sites, keep_keys_values, record
 from graft_common.rng import noise
 from timer import measure, report
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 # Random weights: the public checkpoint's layer sizes, or a toy of the same shape.
 SIZES = {

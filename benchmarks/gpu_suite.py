@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from bench_attention import SITES, Inputs, backward_cases, forward_cases, make_inputs
 from graft_common import attention
 from timer import Timing, measure, note, report

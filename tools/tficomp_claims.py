@@ -125,14 +125,15 @@ def units(base: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def scored(unit: dict[str, Any], samples: list[Any], base: Any, bundle: Any, advance: Callable) -> dict[str, dict]:
+def scored(
+    unit: dict[str, Any], samples: list[Any], size: int, base: Any, bundle: Any, advance: Callable
+) -> dict[str, dict]:
     """method -> metric -> one number a sample; composing units also give the latent round trip's RMS."""
     from tficomp.ablate import compose_settings
     from tficomp.baselines import run_baseline
     from tficomp.score import doing_nothing, score
 
     parts: dict[str, list] = {}
-    size = advance.batch_size  # type: ignore[attr-defined]
     for i in range(0, len(samples), size):
         group = samples[i : i + size]
         if isinstance(next(iter(unit.values())), tuple):
@@ -152,7 +153,6 @@ def scored(unit: dict[str, Any], samples: list[Any], base: Any, bundle: Any, adv
     return {k: {m: np.concatenate([p[m] for p in v]).tolist() for m in v[0]} for k, v in parts.items()}
 
 
-# claim -> (what must be larger, what must be smaller, metric, sign: +1 where a larger value is the claim)
 def claims() -> Iterator[tuple[str, str, str, str, int]]:
     """(claim, one method, the other, metric, +1 if the claim is that the first is higher, -1 if lower)."""
     for other in ("bld", "sdedit 0.3", "sdedit 0.6", "tficon"):
@@ -250,16 +250,14 @@ def section(result: dict[str, Any]) -> str:
     ]
     for world, methods in result["worlds"].items():
         lines += ["", f"**{world}**", "", table(methods).rstrip()]
-    lines += [
-        "",
-        RULE,
-        "",
-        "| claim | world | difference (first - second) | claimed | verdict |",
-        "|---|---|---|---|---|",
-    ]
+    worlds = list(result["worlds"])
+    heads = ["claim", "metric", "first - second", "claimed", *worlds]
+    lines += ["", RULE, "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    found: dict[tuple[str, ...], dict[str, str]] = {}
     for row in result["claims"]:
-        pair = f"{row['metric']}: {row['first']} - {row['second']} = {cell(row['difference'])}"
-        lines.append(f"| {row['claim']} | {row['world']} | {pair} | {row['claimed']} | {row['verdict']} |")
+        key = (row["claim"], row["metric"], f"{row['first']} - {row['second']}", row["claimed"])
+        found.setdefault(key, {})[row["world"]] = f"{cell(row['difference'])} **{row['verdict']}**"
+    lines += ["| " + " | ".join([*key, *(cells[w] for w in worlds)]) + " |" for key, cells in found.items()]
     if result.get("cost"):
         lines += [
             "",
@@ -309,11 +307,6 @@ def run(settings: Settings) -> dict[str, Any]:
         "judges": folder_digest(load_judges().folder),
     }
     with progress("claims", n * len(todo) * len(WORLDS)) as bar:
-
-        def advance(count: int) -> None:
-            bar(count)
-
-        advance.batch_size = settings.batch_size  # type: ignore[attr-defined]
         for world in WORLDS:
             samples = [sample(world, bundle.size, bundle.factor, i) for i in range(n)]
             for name, unit in todo.items():
@@ -325,7 +318,7 @@ def run(settings: Settings) -> dict[str, Any]:
                     bar(n)
                 else:
                     start = time.perf_counter()
-                    stored = {"digest": digest, "scores": scored(unit, samples, base, bundle, advance)}
+                    stored = {"digest": digest, "scores": scored(unit, samples, settings.batch_size, base, bundle, bar)}
                     write_json(path, stored | {"seconds": round(time.perf_counter() - start, 1)})
                 scores[world] |= stored["scores"]
     means = {w: {m: summaries(c) for m, c in methods.items()} for w, methods in scores.items()}

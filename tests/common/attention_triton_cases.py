@@ -9,6 +9,7 @@ import math
 import sys
 
 import torch
+
 from graft_common import attention
 from graft_common.attention import fused_map, kernels
 

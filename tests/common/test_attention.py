@@ -7,10 +7,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
+
 from graft_common import attention
 from graft_common.attention import tiles
 from graft_common.errors import InputError
-from scipy.special import softmax
 
 # batch, heads, queries, keys, width, value width, columns
 SIZES = [(2, 3, 37, 41, 12, 20, 5), (1, 2, 64, 77, 40, 40, 77), (1, 1, 1, 1, 3, 3, 1), (2, 2, 130, 130, 64, 64, 8)]

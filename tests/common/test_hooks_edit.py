@@ -4,6 +4,9 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0, SlicedAttnProcessor
+from peft import LoraConfig
+from torch.nn import functional as F
+
 from graft_common.errors import InputError
 from graft_common.hooks import (
     CrossColumns,
@@ -15,8 +18,6 @@ from graft_common.hooks import (
     record,
     use_keys_values,
 )
-from peft import LoraConfig
-from torch.nn import functional as F
 
 MID = "mid_block.attentions.0.transformer_blocks.0.attn1"
 
@@ -277,7 +278,10 @@ def test_keys_values_of_one_pass_serve_another(unet):
     with use_keys_values(unet, row, rows=(0,)):
         forward(unet, latent, text)
     handle.remove()
-    split = lambda x, w: F.linear(x, w.weight.double()).unflatten(-1, (4, 16)).transpose(-3, -2)
+
+    def split(x, w):
+        return F.linear(x, w.weight.double()).unflatten(-1, (4, 16)).transpose(-3, -2)
+
     x = seen["x"][0].double()
     p = (split(x, module.to_q) @ split(source, module.to_k).mT / 4).softmax(-1)
     out = (p @ split(source, module.to_v)).transpose(0, 1).flatten(1)
@@ -346,7 +350,7 @@ def test_half_way_failure_leaves_nothing(unet):
     last.set_processor(Foreign())
     before = state(unet)
     for manager in (record(unet, SelfMaps()), edit(unet, unchanged, on="qkv"), keep_keys_values(unet)):
-        with pytest.raises(InputError, match="Foreign.*set_default_attn_processor"), manager:
+        with pytest.raises(InputError, match=r"Foreign.*set_default_attn_processor"), manager:
             pass
         assert state(unet) == before
     assert last.processor.__class__ is Foreign
@@ -392,7 +396,7 @@ def test_other_processors(unet):
 def test_compiled_unets_are_refused(unet):
     latent, text = inputs()
     whole = torch.compile(unet, backend="eager")
-    with pytest.raises(InputError, match="torch.compile"), record(whole, SelfMaps()):
+    with pytest.raises(InputError, match=r"torch\.compile"), record(whole, SelfMaps()):
         pass
     block = unet.mid_block
     block.compile(backend="eager")

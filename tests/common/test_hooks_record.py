@@ -3,6 +3,8 @@
 import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from graft_common.errors import InputError
 from graft_common.hooks import (
     CrossColumns,
@@ -15,7 +17,6 @@ from graft_common.hooks import (
     record,
     resize_maps,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def tiny_unet(**changes) -> UNet2DConditionModel:
@@ -250,7 +251,10 @@ def test_memory_is_bounded(unet, mode):
 def test_record_inside_and_outside_of_an_edit_sees_the_edited_attention(unet):
     latent, text = inputs()
     site = "mid_block.attentions.0.transformer_blocks.0.attn1"
-    towards = lambda logits, site, call: logits.index_fill(3, torch.tensor([4]), 50.0)
+
+    def towards(logits, site, call):
+        return logits.index_fill(3, torch.tensor([4]), 50.0)
+
     with (
         torch.no_grad(),
         record(unet, SelfMaps(site), SelfColumns(masks_on, site)) as outer,
@@ -324,6 +328,6 @@ def test_what_goes_wrong_is_said(unet):
         rec.mean()
     with pytest.raises(InputError, match="exclude each other"):
         Where(grid=(4, 4), near=3)
-    with pytest.raises(InputError, match="one size|each size"), torch.no_grad(), record(unet, SelfMaps()):
+    with pytest.raises(InputError, match=r"one size|each size"), torch.no_grad(), record(unet, SelfMaps()):
         forward(unet, latent, text)
         forward(unet, latent[..., :12], text)

@@ -5,12 +5,13 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from graft_common.phantoms import Phantom, draw
-from graft_common.phantoms._phc import cloud
-from graft_common.phantoms.lung_ct import ATTRIBUTES, describe, hounsfield
 from scipy import ndimage
 from skimage.measure import label, regionprops
 from skimage.morphology import disk, opening
+
+from graft_common.phantoms import Phantom, draw
+from graft_common.phantoms._phc import cloud
+from graft_common.phantoms.lung_ct import ATTRIBUTES, describe, hounsfield
 
 SIDES = ("left", "right")
 

@@ -5,11 +5,12 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from graft_common.phantoms import Phantom, draw
-from graft_common.phantoms.mammogram import ATTRIBUTES, describe
 from scipy import ndimage
 from skimage.measure import label, regionprops
 from skimage.morphology import disk, opening
+
+from graft_common.phantoms import Phantom, draw
+from graft_common.phantoms.mammogram import ATTRIBUTES, describe
 
 SEEDS = range(70)
 

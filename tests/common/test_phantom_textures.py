@@ -4,15 +4,16 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from graft_common.phantoms import draw
-from graft_common.phantoms._textures_surfaces import SURFACES, UNITS, smooth_noise
-from graft_common.phantoms.textures import ATTRIBUTES, describe
 from scipy import ndimage
 from scipy.interpolate import BSpline
 from scipy.stats import chisquare
 from skimage.color import rgb2lab
 from skimage.measure import regionprops
 from skimage.morphology import skeletonize
+
+from graft_common.phantoms import draw
+from graft_common.phantoms._textures_surfaces import SURFACES, UNITS, smooth_noise
+from graft_common.phantoms.textures import ATTRIBUTES, describe
 
 TEXTURES = ATTRIBUTES["texture"]
 FLAWS = ("hole", "crack", "blob")

@@ -10,12 +10,11 @@ import torch
 from safetensors import safe_open
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-from tiny import evaluate, judge, vae
-from tiny.data import HELD_OUT
-
 from graft_common import phantoms
 from graft_common.bundle import load, shipped
 from graft_common.metrics.judges import load_judges
+from tiny import evaluate, judge, vae
+from tiny.data import HELD_OUT
 
 
 @pytest.fixture(scope="module")

@@ -105,3 +105,16 @@ def test_lesion_mask_follows_the_frames_scale():
     result, placed, _ = put(one, size=64, context=0.0)
     assert placed.frame.side == 128
     assert abs(int(result.lesion_mask.sum()) / (4 * int(placed.object_masks.sum())) - 1) < 0.1
+
+
+def test_label_ends_where_the_pixels_do():
+    """A user mask with a hole in its box: with paste-back no lesion is claimed where the background was kept."""
+    one = sample(128, 128, (slice(32, 96), slice(32, 96)))
+    user = one.lesions[0].user_mask.copy()
+    user[48:80, 48:80] = False
+    holed = replace(one, lesions=(replace(one.lesions[0], user_mask=user),))
+    kept, placed, _ = put(holed, size=128, context=0.0, paste_back=True)
+    free, _, _ = put(holed, size=128, context=0.0)
+    assert (placed.object_masks[0] & ~user).any()
+    assert np.array_equal(kept.lesion_mask, placed.object_masks[0] & user)
+    assert np.array_equal(free.lesion_mask, placed.object_masks[0])

@@ -54,6 +54,11 @@ def user_file(folder: Path, shape: tuple[int, int]) -> tuple[str, np.ndarray]:
     return str(folder / "user.png"), mask > 0
 
 
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
 def compose(folder: Path, background: Path, shape: tuple[int, int], *more: str) -> tuple[Path, np.ndarray]:
     image, mask = lesion_files(folder)
     user, where = user_file(folder, shape)
@@ -61,8 +66,8 @@ def compose(folder: Path, background: Path, shape: tuple[int, int], *more: str) 
     args = ["--background", str(background), "--object", image, "--object-mask", mask, "--user-mask", user]
     assert main(["compose", *args, "--out", str(out), "--steps", "6", *more]) == 0
     assert all((out / name).is_file() for name in RAW)
-    assert Image.open(out / "result.png").size == (shape[1], shape[0])
-    label = np.asarray(Image.open(out / "lesion_mask.png")) > 0
+    assert pixels(out / "result.png").shape[:2] == shape
+    label = pixels(out / "lesion_mask.png") > 0
     assert label.any() and not (label & ~where).any()
     return out, where
 
@@ -95,5 +100,5 @@ def test_real_photograph_with_paste_back(tmp_path):
     path = tmp_path / "caméra 1.png"
     Image.fromarray(photo).save(path)
     out, where = compose(tmp_path, path, photo.shape, "--paste-back")
-    result = np.asarray(Image.open(out / "result.png"))
+    result = pixels(out / "result.png")
     assert (result[~where] == photo[~where]).all() and (result[where] != photo[where]).any()

@@ -17,9 +17,10 @@ from graft_common.pixels import picture_from_array
 from tficomp import compose
 from tficomp.config import MethodConfig
 from tficomp.denoise import Denoiser
+from tficomp.frame import choose_frame, from_frame, to_frame
 from tficomp.inputs import Sources, read_inputs
 from tficomp.pipeline import compose_batch
-from tficomp.place import choose_frame, from_frame, latent_mask, place, to_frame
+from tficomp.place import latent_mask, place
 from tficomp.records import Inputs, Lesion
 from tficomp.weights import denoiser, load_bundle
 

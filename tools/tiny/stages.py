@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import json
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
-from rich.console import Console
 
 from graft_common import bundle
 from graft_common.bundle_layout import plain_tokenizer
@@ -172,12 +171,13 @@ def assemble(config: TrainConfig) -> None:
 
 
 def grade(config: TrainConfig) -> None:
-    """Print and write (`out/grade.json`, `out/grade/samples.png`) what the model card states about the shipped weights."""
+    """Print and write (`out/grade.json`, `MODEL_CARD.md`, `grade/samples.png`) what the model card states about the shipped weights."""
     from graft_common.bundle import shipped
-    from tiny import evaluate
+    from tiny import card, evaluate
 
     few = data.draw_all(config.out / "grade" / "train", config.size, data.jobs(4000, 0), workers=config.threads)
     result = evaluate.grade(shipped()[config.name], config.out / "grade", few.images, config.per_world)
     text = json.dumps(result, indent=1)
     (config.out / "grade.json").write_text(text + "\n", encoding="utf-8")
+    (config.out / "MODEL_CARD.md").write_text(card.render(result), encoding="utf-8")
     print(text)

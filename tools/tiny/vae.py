@@ -116,7 +116,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def patch_code(train_images: np.ndarray, images: np.ndarray, factor: int = 4, channels: int = 4) -> np.ndarray:
-    """The plain alternative: principal components of factor x factor x 3 patches, `channels` of them, fitted on training pictures."""
+    """The plain alternative: `channels` principal components of factor x factor x 3 patches, fitted on training pictures."""
 
     def patches(x: np.ndarray) -> np.ndarray:
         n, h, w, c = x.shape

@@ -218,7 +218,7 @@ def text_states(bundle: Bundle, prompts: list[str]) -> Float[Tensor, "B L D"]:
     """
     length = bundle.tokenizer.model_max_length
     for prompt in prompts:
-        count = len(bundle.tokenizer(prompt).input_ids)
+        count = len(bundle.tokenizer(prompt, verbose=False).input_ids)
         if count > length:
             raise InputError(f"--prompt {prompt!r}: has {count} tokens with begin and end, {length} fit; shorten it")
     ids = bundle.tokenizer(prompts, padding="max_length", max_length=length, return_tensors="pt").input_ids

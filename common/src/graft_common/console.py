@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Union
 
@@ -101,13 +102,11 @@ def _crash(program: str, out: Path | None) -> int:
 def _parse(program: str, verbs: Mapping[str, Verb], argv: list[str]) -> tuple[str, Any]:
     choices = []
     for name, verb in verbs.items():
-        defaults = _repeated(name, verb, argv) if argv[:1] == [name] else None
-        about = tyro.conf.subcommand(
-            name, description=verb.config.__doc__, **({"default": defaults} if defaults else {})
-        )
-        choices.append(Annotated[verb.config, about])
-    union = Union[tuple(choices)] if len(choices) > 1 else choices[0]  # noqa: UP007 - built at run time
+        choices.append(Annotated[verb.config, tyro.conf.subcommand(name, description=verb.config.__doc__)])
+    union: Any = Union[tuple(choices)] if len(choices) > 1 else choices[0]  # noqa: UP007 - built at run time
     args = _without_config(argv)
+    if args[:1] and args[0] in verbs:
+        args += _repeated(args[0], verbs[args[0]], argv)
     said, shown = io.StringIO(), io.StringIO()
     try:
         # tyro draws a box around its errors; a script wants one line.
@@ -161,12 +160,12 @@ def _without_config(argv: list[str]) -> list[str]:
     return kept
 
 
-def _repeated(name: str, verb: Verb, argv: list[str]) -> Any:
-    """Defaults from `--config run.json`, so that a run can be repeated; paths are never in it and are given again."""
-    paths = [b for a, b in zip(argv, argv[1:], strict=False) if a == "--config"]
+def _repeated(name: str, verb: Verb, argv: list[str]) -> list[str]:
+    """The settings of `--config run.json` as flags, but for those that are typed; paths are not in it and are given again."""
+    paths = [b for a, b in pairwise(argv) if a == "--config"]
     paths += [a.partition("=")[2] for a in argv if a.startswith("--config=")]
     if not paths:
-        return None
+        return []
     path = Path(paths[-1])
     try:
         stored = dict(json.loads(path.read_text(encoding="utf-8"))["config"])
@@ -178,13 +177,22 @@ def _repeated(name: str, verb: Verb, argv: list[str]) -> Any:
     unknown = sorted(set(stored) - set(fields))
     if unknown:
         raise InputError(f"{path}: unknown setting {unknown[0]!r} for {name}; known are {', '.join(fields)}")
-    values = {}
-    for key, spec in fields.items():
-        if "Path" in str(spec.type):
-            values[key] = spec.default if spec.default is not dataclasses.MISSING else tyro.MISSING
-        elif key in stored:
-            values[key] = tuple(stored[key]) if isinstance(stored[key], list) else stored[key]
-    return verb.config(**values)
+    words: list[str] = []
+    for key, value in stored.items():
+        flag = "--" + key.replace("_", "-")
+        given = any(a.split("=")[0] in (flag, "--no-" + flag[2:]) for a in argv)
+        if given or value is None or "Path" in str(fields[key].type) or _outside(key, value):
+            continue
+        if isinstance(value, bool):
+            words.append(flag if value else "--no-" + flag[2:])
+        else:
+            words += [flag, *(map(str, value) if isinstance(value, list) else [str(value)])]
+    return words
+
+
+def _outside(key: str, value: Any) -> bool:
+    """Local weights are recorded by the folder's name alone, so they are given again like every path."""
+    return key == "weights" and str(value).startswith("<folder>")
 
 
 def checked_out(out: Path) -> Path:
@@ -245,7 +253,8 @@ class Run:
 
     def record(self) -> dict[str, Any]:
         """The run.json content: JSON values only, no folder names, no patient names."""
-        config = dataclasses.asdict(self.config) if dataclasses.is_dataclass(self.config) else dict(self.config)
+        known = dataclasses.is_dataclass(self.config)
+        config = dataclasses.asdict(self.config) if known else dict(self.config)
         return {
             "schema": SCHEMA,
             "synthetic": True,
@@ -293,4 +302,8 @@ def progress(title: str, total: int | None, quiet: bool = False) -> Iterator[Cal
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
         task = bar.add_task(title, total=total)
-        yield lambda n=1: bar.advance(task, n)
+
+        def advance(n: int = 1) -> None:
+            bar.advance(task, n)
+
+        yield advance

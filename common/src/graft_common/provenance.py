@@ -36,7 +36,7 @@ def public_name(path: Path) -> str:
 
 
 def public_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration as JSON values with every path reduced to its public name."""
+    """A configuration as JSON values with every path, and a local folder of weights, reduced to its public name."""
 
     def shown(value: Any) -> Any:
         if isinstance(value, Path):
@@ -47,7 +47,10 @@ def public_config(config: dict[str, Any]) -> dict[str, Any]:
             return [shown(v) for v in value]
         return value
 
-    return {key: shown(value) for key, value in config.items()}
+    public = {key: shown(value) for key, value in config.items()}
+    if isinstance(public.get("weights"), str) and Path(public["weights"]).is_dir():
+        public["weights"] = f"<folder>/{Path(public['weights']).name}"
+    return public
 
 
 def public_command(argv: list[str]) -> str:

@@ -6,7 +6,7 @@ that is stopped and resumed equals one that was never stopped, bit for bit on th
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from graft_common.checkpoint import load_weights, read_config, save_weights
 from graft_common.rng import generator
 
 Loss = Callable[[nn.Module, torch.Generator, int], Tensor]
+Named = Sequence[tuple[str, nn.Parameter]]
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,15 @@ def fit(
     return Fitted(mean, step, before + time.monotonic() - began, sum(recent) / max(1, len(recent)))
 
 
-def _save(last, named, average, optimizer, config: FitConfig, step: int, seconds: float) -> None:
+def _save(
+    last: Path,
+    named: Named,
+    average: Sequence[Tensor],
+    optimizer: torch.optim.Optimizer,
+    config: FitConfig,
+    step: int,
+    seconds: float,
+) -> None:
     tensors: dict[str, Tensor] = {}
     for (name, parameter), mean in zip(named, average, strict=True):
         tensors[f"raw.{name}"] = parameter.detach()
@@ -153,7 +162,9 @@ def _save(last, named, average, optimizer, config: FitConfig, step: int, seconds
     save_weights(last, tensors, {"fit": asdict(config), "step": step, "seconds": seconds})
 
 
-def _restore(last: Path, named, average, optimizer) -> tuple[int, float]:
+def _restore(
+    last: Path, named: Named, average: Sequence[Tensor], optimizer: torch.optim.Optimizer
+) -> tuple[int, float]:
     tensors, header = load_weights(last), read_config(last)
     names = {f"raw.{name}" for name, _ in named}
     stored = {key for key in tensors if key.startswith("raw.")}

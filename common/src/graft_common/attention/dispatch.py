@@ -155,7 +155,7 @@ def propagate(
     q: Float[Tensor, "B H N d"],
     k: Float[Tensor, "B H M d"],
     x: Float[Tensor, "B M C"],
-    power: int | float = 1,  # noqa: PYI041 - the tests' type checker takes `float` at its word
+    power: int | float = 1,  # the tests' type checker takes `float` at its word
     elementwise: bool = False,
     scale: float | None = None,
     backend: Backend = "auto",

@@ -10,6 +10,7 @@ from ..errors import InputError
 from .attach import When, attach, checked_rows
 from .processor import Call, Hook
 from .sites import Kind, Site, Where, as_where, named_sites
+from .watch import Watch
 
 
 @contextmanager
@@ -50,7 +51,7 @@ def edit(
     chosen = named_sites(unet, where, kind)
     rows = checked_rows(rows)
 
-    def hooks_for(site: Site, watch) -> list[Hook]:
+    def hooks_for(site: Site, watch: Watch) -> list[Hook]:
         return [Hook(on, fn, site, watch, rows, chooser(where, when))]
 
     with attach(unet, chosen, hooks_for, changes=True):

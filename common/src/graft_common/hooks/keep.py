@@ -1,4 +1,7 @@
-"""Keep the keys and values of one pass and use them in another (mutual self-attention, MasaCtrl 2023; style injection, StyleID 2024)."""
+"""Keep the keys and values of one pass and use them in another.
+
+Mutual self-attention (MasaCtrl, 2023) and style injection (StyleID, 2024).
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +16,7 @@ from .attach import When, attach, checked_rows
 from .edit import checked_where, chooser, edit
 from .processor import Call, Hook, Seen
 from .sites import Grid, Kind, Site, Where, named_sites
+from .watch import Watch
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +69,12 @@ def keep_keys_values(
 
     def keep(seen: Seen, site: Site, call: Call) -> None:
         heads = seen.heads
-        k, v, q = (
-            None if x is None else x.to(device=device, dtype=dtype)
-            for x in (heads.k, heads.v, heads.q if queries else None)
-        )
+        assert heads.v is not None
+        k, v = (x.to(device=device, dtype=dtype) for x in (heads.k, heads.v))
+        q = heads.q.to(device=device, dtype=dtype) if queries else None
         kept.setdefault(call.step, {})[site.name] = KeptSite(k, v, q, call.grid)
 
-    def hooks_for(site: Site, watch) -> list[Hook]:
+    def hooks_for(site: Site, watch: Watch) -> list[Hook]:
         return [Hook("tap", keep, site, watch, rows, chooser(where, when), values=True, grad=grad)]
 
     with attach(unet, chosen, hooks_for, changes=False):
@@ -117,9 +120,11 @@ def use_keys_values(
             steps = f"{min(kept)} to {max(kept)}"
             raise InputError(f"kept: {site.name} was not kept in step {at}, only steps {steps}; pass step= or when=")
         own = kept[at][site.name]
-        if queries and own.q is None:
-            raise InputError("queries=True: the queries were not kept; pass queries=True to keep_keys_values too")
-        return (_fit(own.q, q, own, site) if queries else q, _fit(own.k, k, own, site), _fit(own.v, v, own, site))
+        if queries:
+            if own.q is None:
+                raise InputError("queries=True: the queries were not kept; pass queries=True to keep_keys_values too")
+            q = _fit(own.q, q, own, site)
+        return q, _fit(own.k, k, own, site), _fit(own.v, v, own, site)
 
     narrowed = Where(chosen, grid=where.grid, factor=where.factor)
     with edit(unet, use, sites=narrowed, kind=None, on="qkv", rows=rows, when=when):

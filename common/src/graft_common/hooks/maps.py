@@ -56,7 +56,9 @@ def average_maps(
     if maps[0].values.ndim != 4:
         raise InputError("maps: these are (R, N, N) self-attention maps; use average_affinity")
     size = size or max((m.grid for m in maps), key=lambda grid: grid[0] * grid[1])
-    return sum(resize_maps(m.values, size, mode) for m in maps) / len(maps)
+    total = sum(resize_maps(m.values, size, mode) for m in maps)
+    assert isinstance(total, Tensor)  # not the 0 of no maps
+    return total / len(maps)
 
 
 def average_affinity(maps: Sequence[SiteMaps]) -> Float[Tensor, "R N N"]:
@@ -72,7 +74,9 @@ def average_affinity(maps: Sequence[SiteMaps]) -> Float[Tensor, "R N N"]:
     grids = {m.grid for m in maps}
     if len(grids) > 1:
         raise InputError(f"maps: sites work on different grids, {show_grids(grids)}; choose one with Where(grid=...)")
-    return sum(m.values for m in maps) / len(maps)
+    total = sum(m.values for m in maps)
+    assert isinstance(total, Tensor)  # not the 0 of no maps
+    return total / len(maps)
 
 
 def show_grids(grids: set[Grid]) -> str:

@@ -92,14 +92,14 @@ class SiteProcessor:
         edits = [(hook, call) for hook, call in live if hook.on != "tap"]
         taps = [(hook, call) for hook, call in live if hook.on == "tap"]
         if not edits and not any(hook.ride for hook, _ in taps):
-            heads = {}  # wants of one record share their q and k
+            shared: dict[tuple[tuple[int, ...], bool, bool], Heads] = {}  # wants of one record share their q and k
             for hook, call in taps:
                 grad = hook.grad and torch.is_grad_enabled()
                 with torch.set_grad_enabled(grad):
                     key = (call.rows, hook.values, grad)
-                    if key not in heads:
-                        heads[key] = project(attn, self.stock, *inputs, rows=call.rows, values=hook.values)
-                    hook.fn(Seen(heads[key]), hook.site, call)
+                    if key not in shared:
+                        shared[key] = project(attn, self.stock, *inputs, rows=call.rows, values=hook.values)
+                    hook.fn(Seen(shared[key]), hook.site, call)
             return self.stock(attn, *inputs, *args, **kwargs)
         heads = _edit_heads(project(attn, self.stock, *inputs), [pair for pair in edits if pair[0].on == "qkv"])
         out, seen = _attend(heads, [pair for pair in edits if pair[0].on != "qkv"], taps)
@@ -122,6 +122,7 @@ def _call_for(hook: Hook, hidden_states: Tensor) -> Call | None:
 def _edit_heads(heads: Heads, edits: list[tuple[Hook, Call]]) -> Heads:
     for hook, call in edits:
         call = replace(call, scale=heads.scale)
+        assert heads.v is not None
         old = (heads.q, heads.k, heads.v)
         everything = call.rows == tuple(range(heads.q.shape[0]))
         given = old if everything else tuple(x[list(call.rows)] for x in old)
@@ -146,17 +147,22 @@ def _attend(heads: Heads, edits: list[tuple[Hook, Call]], taps: list[tuple[Hook,
         probs, done = _formed(heads, special, edits)
     else:
         rider = next((pair for pair in taps if pair[0].ride and heads.bias is None), None)
-        columns = rider and rider[0].ride(rider[0].site, rider[1], heads.k.shape[2])
-        if columns is not None:
-            special = rider[1].rows
-            part = _take(heads, special)
-            done, ridden = attend_columns(part.q, part.k, part.v, columns.to(part.v), scale=part.scale)
+        if rider is not None:
+            (hook, call), ride = rider, rider[0].ride
+            assert ride is not None
+            columns = ride(hook.site, call, heads.k.shape[2])
+            if columns is not None:
+                special = call.rows
+                part = _take(heads, special)
+                assert part.v is not None
+                done, ridden = attend_columns(part.q, part.k, part.v, columns.to(part.v), scale=part.scale)
     plain = tuple(row for row in range(batch) if row not in special)
     if not plain:
         order = torch.tensor(special).argsort().tolist()
         out = done if order == list(range(batch)) else done[order]
     else:
         rest = _take(heads, plain)
+        assert rest.v is not None
         # Bit-equal to the stock call only with its very arguments: the scale stays unsaid where it is the default.
         scale = None if rest.scale == rest.q.shape[-1] ** -0.5 else rest.scale
         out = F.scaled_dot_product_attention(rest.q, rest.k, rest.v, attn_mask=rest.bias, scale=scale)
@@ -164,15 +170,18 @@ def _attend(heads: Heads, edits: list[tuple[Hook, Call]], taps: list[tuple[Hook,
             out = torch.cat([done, out])[torch.tensor(special + plain).argsort().tolist()]
     seen = []
     for hook, call in taps:
-        here = [special.index(row) for row in call.rows] if probs is not None and call.rows[0] in special else None
+        used = None
+        if probs is not None and call.rows[0] in special:
+            used = probs[[special.index(row) for row in call.rows]]
         own = ridden if rider is not None and hook is rider[0] else None
-        seen.append(Seen(_take(heads, call.rows), None if here is None else probs[here], own))
+        seen.append(Seen(_take(heads, call.rows), used, own))
     return out, seen
 
 
 def _formed(heads: Heads, rows: tuple[int, ...], edits: list[tuple[Hook, Call]]) -> tuple[Tensor, Tensor]:
     """Probabilities (R, H, N, M), in float32 at least, and output of the rows, with the edits applied."""
     part = _take(heads, rows)
+    assert part.v is not None
     work = torch.promote_types(part.q.dtype, torch.float32)
     with torch.autocast(part.q.device.type, enabled=False):
         scores = (part.q.to(work) * part.scale) @ part.k.to(work).transpose(-1, -2)
@@ -212,13 +221,11 @@ def _with_rows(x: Tensor, rows: tuple[int, ...], new: Tensor) -> Tensor:
 def _take(heads: Heads, rows: tuple[int, ...]) -> Heads:
     if rows == tuple(range(heads.q.shape[0])):
         return heads
-    q, k, v, bias = (None if x is None else x[list(rows)] for x in (heads.q, heads.k, heads.v, heads.bias))
-    return Heads(q, k, v, bias, heads.scale)
+    v, bias = (None if x is None else x[list(rows)] for x in (heads.v, heads.bias))
+    return Heads(heads.q[list(rows)], heads.k[list(rows)], v, bias, heads.scale)
 
 
 def _detached(seen: Seen) -> Seen:
     heads = seen.heads
-    q, k, v, probs, ridden = (
-        None if x is None else x.detach() for x in (heads.q, heads.k, heads.v, seen.probs, seen.ridden)
-    )
-    return Seen(Heads(q, k, v, heads.bias, heads.scale), probs, ridden)
+    v, probs, ridden = (None if x is None else x.detach() for x in (heads.v, seen.probs, seen.ridden))
+    return Seen(Heads(heads.q.detach(), heads.k.detach(), v, heads.bias, heads.scale), probs, ridden)

@@ -48,9 +48,10 @@ def project(
         bias = bias.view(batch, attn.heads, -1, bias.shape[-1])
     if rows is not None and rows != tuple(range(batch)):
         picked = torch.tensor(rows, device=hidden_states.device)
-        hidden_states, encoder_hidden_states, bias, temb = (
+        hidden_states = hidden_states.index_select(0, picked)
+        encoder_hidden_states, bias, temb = (
             None if x is None else x.index_select(0, picked)
-            for x in (hidden_states, encoder_hidden_states, bias, temb if attn.spatial_norm is not None else None)
+            for x in (encoder_hidden_states, bias, temb if attn.spatial_norm is not None else None)
         )
         batch = len(rows)
 

@@ -246,6 +246,7 @@ def _tap(rec: Record, index: int, site: Site, watch: Watch, rows: tuple[int, ...
         rec._add(index, site, call, new)
 
     def ride(site: Site, call: Call, keys: int) -> Tensor:
+        assert not isinstance(want, SelfMaps)  # these have no columns and do not ride
         return want.columns(call, keys)
 
     rides = ride if mode == "ride" and not isinstance(want, SelfMaps) else None

@@ -45,8 +45,7 @@ class Where:
         given = [f"{name}={value}" for name, value in rules.items() if value is not None]
         if len(given) > 1:
             raise InputError(f"Where({', '.join(given)}): these rules exclude each other; pass one of them")
-        for name in ("factor", "near"):
-            value = rules[name]
+        for name, value in (("factor", self.factor), ("near", self.near)):
             if value is not None and value < 1:
                 raise InputError(f"Where({name}={value}): must be at least 1")
 

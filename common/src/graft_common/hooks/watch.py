@@ -45,10 +45,10 @@ class Watch:
             return grid
         queries = hidden_states.shape[1]
         for name in _around(site.name):
-            grid = self.grids.get(name)
-            if grid is not None and grid[0] * grid[1] == queries:
-                self.seen.add(grid)
-                return grid
+            around = self.grids.get(name)
+            if around is not None and around[0] * around[1] == queries:
+                self.seen.add(around)
+                return around
         raise InputError(
             f"sites: {site.name} has {queries} queries that are no (h, w) of a module around it; name others"
         )

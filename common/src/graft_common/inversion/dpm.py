@@ -142,8 +142,8 @@ def dpm_run(
     states = [x]
     for s, t in pairwise(path):
         m = clean(x, s).to(x.dtype)
-        second = order == 2 and memory is not None
-        x = dpm_step(x, m, memory.clean if second else None, s, t, memory.index if second else None, grid)
+        old = memory if order == 2 else None
+        x = dpm_step(x, m, None if old is None else old.clean, s, t, None if old is None else old.index, grid)
         x = x if after is None else after(x, t)
         memory = DpmMemory(m, s)
         states.append(x)

@@ -8,9 +8,9 @@
 from importlib import import_module
 from types import ModuleType
 
-from graft_common.phantoms.record import Phantom, box
+from graft_common.phantoms.record import Phantom, box, box_of
 
-__all__ = ["WORLDS", "Phantom", "box", "draw", "world"]
+__all__ = ["WORLDS", "Phantom", "box", "box_of", "draw", "world"]
 
 WORLDS = ("brain", "ultrasound", "dermoscopy", "chest_xray", "mammogram", "lung_ct", "textures", "objects")
 

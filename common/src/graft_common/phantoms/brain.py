@@ -106,7 +106,7 @@ def draw(size: int, seed: int, **fixed: str) -> Phantom:
 
     x, y = centroid(masks["tumor"])
     brain_area = masks["brain"].sum()
-    truth = {
+    truth: dict[str, str | float | int] = {
         "tumor": side,
         "flair": int(flair),
         "tumor_share": float(masks["tumor"].sum() / brain_area),

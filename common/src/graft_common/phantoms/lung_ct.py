@@ -85,7 +85,8 @@ def draw(size: int, seed: int, **fixed: str) -> Phantom:
     hu, mediastinum = _wall(body, size, thorax, x, y, skin, middle, lung)
     air = cover(lung, size)
     hu, vessels = _parenchyma(tissue, size, thorax, hu, lung, air)
-    nodule, number = np.zeros_like(hu), {}
+    nodule = np.zeros_like(hu)
+    number: dict[str, float | int] = {}
     if attributes["nodule"] != "none":
         sign = -1 if attributes["nodule"] == "left" else 1
         hu, nodule, number = _nodule(lesion, size, thorax, sign, hu)

@@ -183,8 +183,8 @@ def _tissue(
     level += gland * (0.21 + 0.03 * lumps + 0.015 * fine + 0.08 * strands)
     level += skin_level * ramp(0.5 - np.abs(depth - 0.014) / 0.022, 0.0, 0.5)
     level += 0.1 * ramp(ellipse(u - breast.width, v - breast.nipple, 0.05, 0.05), 0.0, 0.03)
-    across, along = breast.muscle
-    fibres = 0.02 * np.sin(2 * np.pi * (16 * (u * along + v * across) + 0.5 * patches))
+    top, wall = breast.muscle
+    fibres = 0.02 * np.sin(2 * np.pi * (16 * (u * wall + v * top) + 0.5 * patches))
     flesh = muscle_level - 0.07 + 0.12 * ramp(muscle, 0.0, 0.22) + fibres + 0.012 * lumps + 0.008 * fine
     inside = cover(muscle, size, 1.0 + 0.025 * size)
     level = level * (1.0 - inside) + flesh * inside

@@ -30,3 +30,11 @@ def box(mask: Bool[np.ndarray, "H W"]) -> tuple[int, int, int, int] | None:
     if rows.size == 0:
         return None
     return int(cols[0]), int(rows[0]), int(cols[-1]) + 1, int(rows[-1]) + 1
+
+
+def box_of(mask: Bool[np.ndarray, "H W"]) -> tuple[int, int, int, int]:
+    """`box` of a mask that holds something. Raises ValueError for an empty one."""
+    where = box(mask)
+    if where is None:
+        raise ValueError("mask is empty")
+    return where

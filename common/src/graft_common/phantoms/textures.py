@@ -148,7 +148,7 @@ def _jagged(
 
 
 def _along(line: Float[np.ndarray, "points 2"], half: float, size: int) -> Float[np.ndarray, "size size"]:
-    """Signed distance (positive inside) to a polyline of half width `half`, thinning to half of it over the last fifth at each end."""
+    """Signed distance (positive inside) to a polyline of half width `half`, half as wide at the ends (their last fifth)."""
     x, y = axis(size)[None, :], axis(size)[:, None]
     inside = np.full((size, size), -np.inf)
     for k, ((ax, ay), (bx, by)) in enumerate(pairwise(line)):

@@ -92,7 +92,7 @@ def draw(size: int, seed: int, **fixed: str) -> Phantom:
 
     x, y = centroid(masks["lesion"])
     left, top, right, bottom = box(masks["lesion"]) or (0, 0, 0, 1)
-    truth = {
+    truth: dict[str, str | float | int] = {
         "lesion": kind,
         "lesion_share": float(masks["lesion"].mean()),
         "lesion_x": x,

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from graft_common.bundle import Bundle
 from graft_common.console import Run, checked_out, progress, write_json
 from graft_common.errors import InputError
 from graft_common.files import read_bytes, typed
 from graft_common.provenance import public_config, stamp
 from tficomp.config import BatchConfig
+from tficomp.denoise import Denoiser
 from tficomp.export import export_coco, export_yolo
 from tficomp.inputs import read_inputs
 from tficomp.manifest import Row, read_manifest
@@ -83,7 +85,16 @@ def plan(config: BatchConfig, rows: Sequence[Row], out: Path) -> list[list[Row]]
     return [list(rows[i : i + size]) for i in range(0, len(rows), size)]
 
 
-def _compose_group(group, missing, config, command, out, record, bundle, network) -> None:
+def _compose_group(
+    group: Sequence[Row],
+    missing: Sequence[Row],
+    config: BatchConfig,
+    command: list[str],
+    out: Path,
+    record: Run,
+    bundle: Bundle,
+    network: Denoiser,
+) -> None:
     inputs = [
         read_inputs(dataclasses.replace(row.sources, fit_mask=row.sources.fit_mask or config.fit_mask)) for row in group
     ]

@@ -74,6 +74,7 @@ def run_check(config: CheckConfig, command: list[str]) -> dict[str, Any]:
     path = Path(config.folder)
     grid = latent_grid(getattr(config, "weights", "tiny-sd"))
     report = Report()
+    kind: str
     if path.is_dir() and is_tree(path):
         tree = read_tree(path)
         kind, count = tree.dataset, len(tree.lesions) + len(tree.backgrounds)
@@ -286,6 +287,7 @@ def _picture(path: Path, report: Report) -> Picture | None:
         return None
     source = picture.source
     if source.window_from == "percentile" and source.kind != "nifti":
+        assert source.window is not None
         low, high = source.window[0] - source.window[1] / 2, source.window[0] + source.window[1] / 2
         report.note(path, f"{source.bits} bits without a window: shown from {low:g} to {high:g} (0.5 to 99.5 %)")
     if is_colour(picture):

@@ -52,7 +52,7 @@ def keeps_stored(inputs: Inputs) -> bool:
 
 def lesion_on_background(placed: Placed, shape: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
     """The relocated lesion masks at the background's resolution: half coverage or more."""
-    cover, spot = from_frame(placed.object_masks.any(axis=0)[None].astype(np.float32), placed.frame)
+    cover, spot = from_frame(np.logical_or.reduce(placed.object_masks)[None].astype(np.float32), placed.frame)
     mask = np.zeros(shape, bool)
     mask[spot] = cover[0] >= 0.5
     return mask

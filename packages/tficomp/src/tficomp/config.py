@@ -67,7 +67,8 @@ class MethodConfig(ModelConfig):
     size: int | None = None
     """Working size in pixels, a multiple of the VAE's factor (8 for Stable Diffusion); default the bundle's own."""
     context: float = 3.0
-    """Side of the square that the network sees, in long sides of the user's box; never fewer pixels than the working size, 0 is the whole image."""
+    """Side of the square that the network sees, in long sides of the user's box; never fewer pixels than the working size,
+    0 is the whole image."""
     paste_back: bool = False
     """Outside the user mask as given, keep the background's bytes; feathered inside. Always on for DICOM, NIfTI and 16-bit."""
 
@@ -84,6 +85,8 @@ class MethodConfig(ModelConfig):
 
     def check(self) -> None:
         """Raise InputError for values that cannot work, named as typed."""
+        if self.seed < 0:
+            raise InputError(f"--seed {self.seed}: must be 0 or more")
         if self.steps < 1:
             raise InputError(f"--steps {self.steps}: must be at least 1")
         if self.t_start is not None and not 0 <= self.t_start <= self.steps:

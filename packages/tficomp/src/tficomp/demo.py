@@ -30,7 +30,7 @@ def demo_samples() -> list[Inputs]:
     second = phantoms.draw("brain", 128, FIRST + 3, tumor="right")
     breast = phantoms.draw("ultrasound", 128, FIRST + 4, lesion="none")
     lump = phantoms.draw("ultrasound", 128, FIRST + 5, lesion="malignant")
-    pairs = [
+    pairs: list[tuple[str, np.ndarray | Path, Phantom, str, str]] = [
         ("brain_1", brain.image, tumour, "tumor", BRAIN),
         ("brain_2", other.image, second, "tumor", BRAIN),
         ("breast", breast.image, lump, "lesion", BREAST),

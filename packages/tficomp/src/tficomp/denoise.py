@@ -55,7 +55,8 @@ class Denoiser:
 
         def m(x: Tensor, k: int) -> Tensor:
             both = self.output(torch.cat([x, x]), k, torch.cat([null, text]))
-            return self.clean(x, k, guide(*both.chunk(2), scale))
+            without, told = both.chunk(2)
+            return self.clean(x, k, guide(without, told, scale))
 
         return m
 

@@ -68,13 +68,13 @@ def run_evaluate(config: EvaluateConfig, command: list[str]) -> dict[str, Any]:
                 }  # fmt: skip
                 answers[NOTHING] = [doing_nothing(r) for r in answers[names[0]]]
             seeds = [config.seed + row.sources.seed for row in group]
-            for name in config.baselines:
-                with record.stage(f"baseline {name}"):
-                    made = run_baseline(name, samples, method, bundle, seeds, counter=network)
-                answers[name if name not in names else f"{name} (computed)"] = made
+            for other in config.baselines:
+                with record.stage(f"baseline {other}"):
+                    made = run_baseline(other, samples, method, bundle, seeds, counter=network)
+                answers[other if other not in names else f"{other} (computed)"] = made
             with record.stage("score"):
-                for name, results in answers.items():
-                    parts.setdefault(name, []).append(score(samples, results, backbones))
+                for method_name, results in answers.items():
+                    parts.setdefault(method_name, []).append(score(samples, results, backbones))
             advance(len(group))
     scores = {name: joined(part) for name, part in parts.items()}
     means = {name: summaries(column) for name, column in scores.items()}

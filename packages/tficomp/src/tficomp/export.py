@@ -9,7 +9,7 @@ from jaxtyping import Bool
 
 from graft_common.console import write_json
 from graft_common.files import write_bytes
-from graft_common.phantoms import box
+from graft_common.phantoms import box_of
 from graft_common.pixels import read_mask
 
 NAMES = ("lesion",)
@@ -30,7 +30,7 @@ def export_coco(out: Path, keys: Sequence[str]) -> list[str]:
     annotations: list[dict[str, Any]] = []
     for i, key in enumerate(keys, start=1):
         mask = read_mask(out / key / "lesion_mask.png")
-        left, top, right, bottom = box(mask)
+        left, top, right, bottom = box_of(mask)
         images.append({"id": i, "file_name": f"{key}/result.png", "width": mask.shape[1], "height": mask.shape[0]})
         annotations.append(
             {
@@ -52,7 +52,7 @@ def export_yolo(out: Path, keys: Sequence[str]) -> list[str]:
     names = []
     for key in keys:
         mask = read_mask(out / key / "lesion_mask.png")
-        left, top, right, bottom = box(mask)
+        left, top, right, bottom = box_of(mask)
         h, w = mask.shape
         numbers = ((left + right) / 2 / w, (top + bottom) / 2 / h, (right - left) / w, (bottom - top) / h)
         write_bytes(out / key / "result.txt", ("0 " + " ".join(f"{x:.6f}" for x in numbers) + "\n").encode())

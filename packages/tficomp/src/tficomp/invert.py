@@ -1,7 +1,7 @@
 """The verb `invert`: an image to noise and back, and how far the way back misses it."""
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from graft_common.inversion import DpmGrid, dpm_walk, exceptional_prompt
 from graft_common.metrics import psnr
 from graft_common.pixels import read_picture, with_channels
 from graft_common.provenance import public_config, stamp
-from tficomp.config import MethodConfig
 from tficomp.config_study import InvertConfig, as_method
 from tficomp.denoise import Denoiser
 from tficomp.frame import choose_frame, from_frame, to_frame
@@ -24,7 +23,10 @@ from tficomp.panel import panel, to_uint8
 from tficomp.weights import denoiser, load_bundle, working_size
 from tficomp.write import write_png
 
-GRIDS, ORDERS = ("time", "integer", "lambda"), (1, 2)
+GridName = Literal["time", "integer", "lambda"]
+Order = Literal[1, 2]
+GRIDS: tuple[GridName, ...] = ("time", "integer", "lambda")
+ORDERS: tuple[Order, ...] = (1, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +81,7 @@ def run_invert(config: InvertConfig, command: list[str]) -> dict[str, Any]:
     if config.compare:
         for grid in GRIDS:
             for order in ORDERS:
-                networks.setdefault((grid, order), denoiser(_on(method, grid, order), bundle))
+                networks.setdefault((grid, order), denoiser(replace(method, grid=grid, order=order), bundle))
     height, width = picture.pixels.shape[1:]
     frame = choose_frame((height, width), (0, 0, width, height), size, 0.0)
     pixels = torch.from_numpy(to_frame(with_channels(picture.pixels, 3), frame))[None]
@@ -122,10 +124,6 @@ def run_invert(config: InvertConfig, command: list[str]) -> dict[str, Any]:
         "t_start": method.start,
     }
     return record.write(out)
-
-
-def _on(config: MethodConfig, grid: str, order: int) -> MethodConfig:
-    return replace(config, grid=grid, order=order)
 
 
 def _cells(pixels: Tensor, plain_vae: Tensor, made: Tensor, trip: Trip) -> list[tuple[str, np.ndarray]]:

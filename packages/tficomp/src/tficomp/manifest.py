@@ -89,7 +89,7 @@ def read_folder(root: Path) -> list[Row]:
 
     Masks there often have another size than their image: they are resized where the aspects agree (`fit_mask`).
     """
-    rows = []
+    rows: list[Row] = []
     for folder in sorted(p for p in (root, *root.rglob("*")) if p.is_dir()):
         files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES)
         one = {

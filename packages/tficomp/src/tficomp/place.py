@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 from scipy import ndimage
 
-from graft_common.phantoms import box
+from graft_common.phantoms import box_of
 from graft_common.pixels import resize, with_channels
 from tficomp.config import MethodConfig
 from tficomp.frame import choose_frame, mask_to_frame, resized_mask, to_frame
@@ -17,7 +17,7 @@ def place(inputs: Inputs, config: MethodConfig, size: int, factor: int) -> Place
     """Put one sample on a frame of `size` x `size` pixels; latent cells are `factor` pixels wide."""
     height, width = inputs.background.pixels.shape[1:]
     users = np.logical_or.reduce([lesion.user_mask for lesion in inputs.lesions])
-    frame = choose_frame((height, width), box(users), size, config.context)
+    frame = choose_frame((height, width), box_of(users), size, config.context)
     background = to_frame(with_channels(inputs.background.pixels, 3), frame)
     objects, masks, boxes = [], [], []
     for lesion in inputs.lesions:
@@ -26,7 +26,7 @@ def place(inputs: Inputs, config: MethodConfig, size: int, factor: int) -> Place
         masks.append(mask)
         boxes.append(where)
     m_obj = np.stack([latent_mask(mask, factor, config.mask_mode) for mask in masks])
-    grown = ndimage.binary_dilation(m_obj.any(axis=0), np.ones((3, 3), bool))
+    grown = ndimage.binary_dilation(np.logical_or.reduce(m_obj), np.ones((3, 3), bool))
     user_mask = mask_to_frame(users, frame)
     cells = latent_mask(user_mask, factor, config.mask_mode, every=True)
     return Placed(frame, background, np.stack(objects), np.stack(masks), user_mask, tuple(boxes), m_obj, cells | grown)
@@ -42,9 +42,9 @@ def relocate(
     """
     pixels, mask = with_channels(lesion.pixels, 3), lesion.mask
     if config.fit == "fit":
-        left, top, right, bottom = _grown(box(mask), config.margin, mask.shape)
+        left, top, right, bottom = _grown(box_of(mask), config.margin, mask.shape)
         pixels, mask = pixels[:, top:bottom, left:right], mask[top:bottom, left:right]
-    user = box(mask_to_frame(lesion.user_mask, frame))
+    user = box_of(mask_to_frame(lesion.user_mask, frame))
     wide, high = user[2] - user[0], user[3] - user[1]
     h, w = mask.shape
     scale = min(wide / w, high / h) if config.fit == "fit" else max(wide, high) / max(h, w)

@@ -11,7 +11,7 @@ from torch import Tensor
 from graft_common import metrics
 from graft_common.errors import InputError
 from graft_common.metrics import Judges
-from graft_common.phantoms import box
+from graft_common.phantoms import box_of
 from graft_common.pixels import resize, with_channels
 from tficomp.frame import to_frame
 from tficomp.records import Inputs, Result
@@ -110,7 +110,7 @@ def _crops(frame: Float[Tensor, "3 S S"], result: Result) -> tuple[Tensor, Tenso
     side = max(LEAST, round(CROP * placed.frame.size / 512))
     pairs: tuple[list, list] = ([], [])
     for pixels, mask in zip(placed.objects, placed.object_masks, strict=True):
-        left, top, right, bottom = box(mask)
+        left, top, right, bottom = box_of(mask)
         for to, image in zip(pairs, (frame.numpy(), pixels), strict=True):
             to.append(resize(np.ascontiguousarray(image[:, top:bottom, left:right]), (side, side)))
     return _stack(pairs[0]), _stack(pairs[1])

@@ -173,7 +173,8 @@ def run_tficon(
     x = start(borrowed[:count], borrowed[count:], latents, shifts, seeds)
     words = torch.cat([latents.null, latents.text])
     empty = latents.exceptional.expand(-1, words.shape[1], -1)
-    old, old_borrowed = None, None
+    old: Tensor | None = None
+    old_borrowed: Tensor | None = None
     composed, backgrounds = {grid.steps: x}, {grid.steps: borrowed[:count]}
     for k in range(grid.steps, 0, -1):
         alive = len(z) if k >= when.inject else count if k > when.low else 0
@@ -194,8 +195,8 @@ def run_tficon(
         if alive:
             kept = borrowed[:alive]
             m = denoiser.clean(kept, k, out[2 * count :]).to(x.dtype)
-            before = None if old_borrowed is None or config.order == 1 else old_borrowed[:alive]
-            borrowed = dpm_step(kept, m, before, k, k - 1, None if before is None else k + 1, grid)
+            before = old_borrowed[:alive] if second and old_borrowed is not None else None
+            borrowed = dpm_step(kept, m, before, k, k - 1, k + 1 if second else None, grid)
             old_borrowed = m
             backgrounds[k - 1] = borrowed[:count]
     return composed, backgrounds

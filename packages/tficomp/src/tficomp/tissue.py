@@ -9,7 +9,7 @@ from skimage.filters import threshold_otsu
 from skimage.measure import label
 
 from graft_common.errors import InputError
-from graft_common.phantoms import box
+from graft_common.phantoms import box_of
 
 REFERENCE = 512  # the constants below are at 512 px
 LEAST, MOST, BORDER = 48, 192, 16
@@ -48,7 +48,7 @@ def place_in_tissue(
     height, width = background.shape[1:]
     scale = min(height, width) / REFERENCE
     tissue = tissue_mask(background)
-    left, top, right, bottom = box(mask)
+    left, top, right, bottom = box_of(mask)
     share = max(right - left, bottom - top) / _diameter(tissue_mask(image))
     long = float(np.clip(share * _diameter(tissue), LEAST * scale, MOST * scale))
     aspect = (right - left) / (bottom - top)
