@@ -10,7 +10,7 @@ from skimage.measure import label, regionprops
 from skimage.morphology import disk, opening
 
 from graft_common.phantoms import Phantom, draw
-from graft_common.phantoms._phc import cloud
+from graft_common.phantoms._drawing import cloud
 from graft_common.phantoms.lung_ct import ATTRIBUTES, describe, hounsfield
 
 SIDES = ("left", "right")

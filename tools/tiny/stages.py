@@ -171,7 +171,7 @@ def assemble(config: TrainConfig) -> None:
 
 
 def grade(config: TrainConfig) -> None:
-    """Print and write (`out/grade.json`, `MODEL_CARD.md`, `grade/samples.png`) what the model card states about the shipped weights."""
+    """What the model card states about the shipped weights: printed; `grade.json`, `MODEL_CARD.md`, `grade/samples.png`."""
     from graft_common.bundle import shipped
     from tiny import card, evaluate
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float
 
-from graft_common.phantoms._pha_fields import (
+from graft_common.phantoms._fields import (
     blob_radius,
     centroid,
     cover,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from graft_common.phantoms._phb import cover, field, grid, pick, to_bytes
+from graft_common.phantoms._soft_edges import cover, field, grid, pick, to_bytes
 from graft_common.phantoms.record import Phantom, box
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {

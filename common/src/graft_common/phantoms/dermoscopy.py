@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 from skimage.color import lab2rgb
 
-from graft_common.phantoms._phb import centroid, cover, field, grid, pick, to_bytes
+from graft_common.phantoms._soft_edges import centroid, cover, field, grid, pick, to_bytes
 from graft_common.phantoms.record import Phantom
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {

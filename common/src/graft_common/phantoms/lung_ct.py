@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from scipy import ndimage
 
-from graft_common.phantoms._phc import cloud, cover, ellipse, grey, grid, join, lobed, ramp, splat
+from graft_common.phantoms._drawing import cloud, cover, ellipse, grey, grid, join, lobed, ramp, splat
 from graft_common.phantoms.record import Phantom
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {"nodule": ("none", "left", "right")}

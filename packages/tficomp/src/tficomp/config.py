@@ -193,7 +193,7 @@ class CheckConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig(ModelConfig):
-    """Compose three phantom lesions on the shipped weights; offline, under a minute."""
+    """Compose four lesions, three into phantoms and one into a real MR slice, on the shipped weights; offline."""
 
     out: Path = Path("out/tficomp")
     """Folder for panel.png, metrics.json, run.json and the raw outputs."""

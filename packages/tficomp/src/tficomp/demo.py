@@ -58,7 +58,7 @@ def run_demo(config: DemoConfig, command: list[str]) -> dict[str, Any]:
     record = Run(command, config, "graft-tficomp")
     settings = MethodConfig(
         weights=config.weights, device=config.device, dtype=config.dtype, compile=config.compile, seed=config.seed,
-        context=0.0, paste_back=True,
+        canvas="background", paste_back=True,
     )  # fmt: skip
     with record.stage("load"):
         bundle = load_bundle(config)
