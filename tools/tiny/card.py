@@ -17,7 +17,7 @@ it knows phantoms only. **What it draws is synthetic and not for diagnosis.**
 
 | | |
 |---|---|
-| parameters | UNet 3.51 M, VAE 0.68 M, text encoder 0.90 M; stored in float16 |
+| parameters | UNet 3.51 M, VAE 0.68 M, text encoder 0.80 M; stored in float16 |
 | schedule | scaled-linear 0.00085 to 0.012, 1000 steps, epsilon prediction |
 | data | 30,000 phantoms drawn by `graft_common.phantoms` (training seeds below 10,000,000); the VAE saw 12,000 others, and jittered crops of the photographs that scikit-image installs |
 | steps | VAE 1,500 and 350 more of its decoder alone (batch 32, bfloat16), text encoder 400 (batch 64, to name the caption's attributes; then frozen), UNet 1,900 (batch 32, float32; its planned length was cut twice while it ran, so the rate fell from step 1,235) |
@@ -52,7 +52,8 @@ def render(result: dict) -> str:
     f = result["frechet"]
     ratio = f["samples"] / f["reconstructions"]
     lines += [
-        "", f"Frechet distance in the judge's features: samples {f['samples']:.2f}, reconstructions {f['reconstructions']:.2f}, "
+        "", "![Twelve held-out prompts a world](samples.png)", "",
+        f"Frechet distance in the judge's features: samples {f['samples']:.2f}, reconstructions {f['reconstructions']:.2f}, "
         f"ratio {ratio:.2f}{_missed(-ratio, -2.0)} (floor: at most 2).", "",
         "Not for other pictures: a photograph goes through the VAE well enough, but the UNet has never seen one.", "",
     ]  # fmt: skip

@@ -154,5 +154,5 @@ def grade(
     sheet = [
         np.concatenate(list(drawn[np.array([r["world"] for r in rows]) == w][:12]), axis=1) for w in phantoms.WORLDS
     ]
-    Image.fromarray(np.concatenate(sheet)).resize((12 * 96, 96 * len(sheet))).save(cache / "samples.png")
+    Image.fromarray(np.concatenate(sheet)).save(cache / "samples.png", optimize=True)
     return result

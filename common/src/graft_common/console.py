@@ -142,7 +142,7 @@ def _one_line(boxed: str, args: list[str]) -> str:
     for line in lines[1:]:
         if line.startswith(("For full helptext", "Argument helptext")):
             break
-        if line and not set(line) <= {"─", " "}:
+        if line and not set(line) <= {"─", "-", " "}:
             kept.append(line)
     text = re.sub(r"\s+", " ", " ".join(kept)) or f"cannot understand {' '.join(args)}"
     return f"{text}; see --help"
@@ -195,8 +195,8 @@ def _outside(key: str, value: Any) -> bool:
     return key == "weights" and str(value).startswith("<folder>")
 
 
-def checked_out(out: Path) -> Path:
-    """`out` if files can be written there (it need not exist yet).
+def checked_out(out: Path, flag: str = "--out ") -> Path:
+    """`out` if files can be written there (it need not exist yet); `flag` is what the user typed before it.
 
     Raises:
         InputError: it is a file, lies under one, or may not be written.
@@ -204,9 +204,9 @@ def checked_out(out: Path) -> Path:
     for part in (out, *out.parents):
         if part.exists():
             if not part.is_dir():
-                raise InputError(f"--out {out}: {part} is a file; choose a folder")
+                raise InputError(f"{flag}{out}: {part} is a file; choose a folder")
             if not os.access(part, os.W_OK | os.X_OK):
-                raise InputError(f"--out {out}: {part} may not be written; choose another folder")
+                raise InputError(f"{flag}{out}: {part} may not be written; choose another folder")
             return out
     return out
 

@@ -72,7 +72,7 @@ def run_check(config: CheckConfig, command: list[str]) -> dict[str, Any]:
         InputError: at least one finding would stop `compose` or `batch`; the message has their count and the first.
     """
     path = Path(config.folder)
-    grid = latent_grid(getattr(config, "weights", "tiny-sd"))
+    grid = latent_grid(config.weights)
     report = Report()
     kind: str
     if path.is_dir() and is_tree(path):

@@ -187,6 +187,8 @@ class CheckConfig:
 
     folder: tyro.conf.Positional[Path]
     """Manifest, TF-ICON folder, or Br35H or BUSI tree."""
+    weights: str = "tiny-sd"
+    """The weights to be used later: their VAE's factor and size decide which boxes are too small."""
     json: bool = False
     """Print the findings as one JSON line on stdout."""
 

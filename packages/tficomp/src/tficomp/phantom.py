@@ -49,7 +49,7 @@ def run_phantom(config: PhantomConfig, command: list[str]) -> dict[str, Any]:
         raise InputError(f"--n {config.n}: must be at least 1")
     if config.seed < 0:
         raise InputError(f"--seed {config.seed}: must be 0 or more")
-    folder = checked_out(config.folder)
+    folder = checked_out(config.folder, "folder ")
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{typed(config.folder)}: is not empty; choose a new folder")
     record = Run(command, config, "graft-tficomp")

@@ -59,12 +59,15 @@ def place_in_tissue(
     inner[:border], inner[height - border :], inner[:, :border], inner[:, width - border :] = False, False, False, False
     rng = np.random.default_rng([512, seed])
     # A centre is allowed where the whole box fits: erode by the box; relax to the tissue's core when nothing is left.
-    room = ndimage.binary_erosion(inner, np.ones((h, w), bool))
+    # Rectangles as running minima and maxima: the same sets as binary morphology, thousands of times faster.
+    room = ndimage.minimum_filter(inner, size=(h, w), mode="constant", cval=0)
     if not room.any():
         depth = ndimage.distance_transform_edt(inner)
         room = depth >= max(1.0, 0.9 * float(depth.max()))
-    free = room & ~ndimage.binary_dilation(np.logical_or.reduce(taken), np.ones((h, w), bool)) if taken else room
-    rows, cols = np.nonzero(free if free.any() else room)
+    if taken:
+        near = ndimage.maximum_filter(np.logical_or.reduce(taken), size=(h, w), mode="constant", cval=0)
+        room = room & ~near if (room & ~near).any() else room
+    rows, cols = np.nonzero(room)
     if rows.size == 0:
         raise InputError("--user-mask: none given and no tissue found on the background; give a mask of where it goes")
     pick = int(rng.integers(rows.size))
