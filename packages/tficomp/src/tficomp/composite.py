@@ -61,8 +61,10 @@ def lesion_on_background(placed: Placed, shape: tuple[int, int]) -> Bool[np.ndar
 def copy_paste(inputs: Inputs, placed: Placed) -> Float[np.ndarray, "C H W"]:
     """The naive answer: the relocated lesions' own pixels on the background."""
     base = inputs.background.pixels.copy()
+    pasted = placed.background.copy()  # merged before it is resized, so that no canvas bleeds into the rim
     for pixels, mask in zip(placed.objects, placed.object_masks, strict=True):
-        new, spot = from_frame(with_channels(pixels, len(base)), placed.frame)
-        cover, _ = from_frame(mask[None].astype(np.float32), placed.frame)
-        base[(slice(None), *spot)] = np.where(cover >= 0.5, new, base[(slice(None), *spot)])
+        pasted[:, mask] = pixels[:, mask]
+    new, spot = from_frame(with_channels(pasted, len(base)), placed.frame)
+    lesion = lesion_on_background(placed, base.shape[1:])[spot]
+    base[(slice(None), *spot)] = np.where(lesion, new, base[(slice(None), *spot)])
     return base

@@ -14,7 +14,7 @@ from tficomp.config import DemoConfig, MethodConfig
 from tficomp.inputs import Sources, read_inputs
 from tficomp.pipeline import compose_batch
 from tficomp.records import Inputs
-from tficomp.score import score
+from tficomp.score import doing_nothing, score
 from tficomp.weights import denoiser, load_bundle
 from tficomp.write import write_panel, write_result
 
@@ -72,7 +72,7 @@ def run_demo(config: DemoConfig, command: list[str]) -> dict[str, Any]:
         advance(1)
     with record.stage("score"):
         values = score(samples, results, {})
-        nothing = score(samples, [untouched(s, r) for s, r in zip(samples, results, strict=True)], {})
+        nothing = score(samples, [doing_nothing(r) for r in results], {})
     note = stamp("tficomp", config.seed, record.weights, record.digests)
     with record.stage("write"):
         for sample, result in zip(samples, results, strict=True):
@@ -86,10 +86,3 @@ def run_demo(config: DemoConfig, command: list[str]) -> dict[str, Any]:
     record.outputs += ["panel.png", "metrics.json"]
     record.measures = {"network_calls": network.calls, "network_items": network.items}
     return record.write(out)
-
-
-def untouched(sample: Inputs, result: Any) -> Any:
-    """The background as if it were the answer: the floor that every score is read against."""
-    from dataclasses import replace
-
-    return replace(result, pixels=sample.background.pixels)
