@@ -110,3 +110,9 @@ def test_stamp_says_synthetic_and_is_json():
 def test_versions_leave_out_what_is_absent():
     found = versions("no-such-package-at-all")
     assert "no-such-package-at-all" not in found and found["numpy"].count(".") >= 1 and "python" in found
+
+
+def test_a_prompt_is_no_path():
+    words = ["graft-x", "compose", "--prompt", "An MRI w/o contrast", "--prompt=a/b", "--object", "/data/John Smith/x.png"]
+    said = public_command(words)
+    assert '"An MRI w/o contrast"' in said and "--prompt=a/b" in said and "Smith" not in said

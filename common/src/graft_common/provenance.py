@@ -56,15 +56,17 @@ def public_config(config: dict[str, Any]) -> dict[str, Any]:
 def public_command(argv: list[str]) -> str:
     """The command line with every argument that is a path (also in `--flag=path`) reduced to its public name."""
 
-    def shown(word: str) -> str:
+    def shown(before: str, word: str) -> str:
         flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if "--prompt" in (before, flag) and not Path(value).exists():
+            return word  # words may hold a slash
         path = Path(value)
         dicom = path.suffix.lower() in DICOM_SUFFIXES  # its name is hidden also where no such file is
         if value and (len(path.parts) > 1 or path.is_absolute() or path.exists() or dicom):
             value = public_name(path)
         return flag + equals + value
 
-    return " ".join(json.dumps(w) if " " in w else w for w in map(shown, argv))
+    return " ".join(json.dumps(w) if " " in w else w for w in map(shown, ["", *argv], argv))
 
 
 def versions(*packages: str) -> dict[str, str]:
