@@ -62,7 +62,7 @@ def test_without_paste_back_the_frame_is_the_networks():
     result, _, frame = put(one, context=0.0)
     np.testing.assert_allclose(result.pixels[0], frame.mean(axis=0), atol=1e-6)  # grey: mean of the three channels
     assert result.changed.all()
-    np.testing.assert_allclose(result.measures["channel_spread"], np.ptp(frame, axis=0).mean() / 2, rtol=1e-6)
+    np.testing.assert_allclose(result.measures["channel_spread"], np.ptp(frame, axis=0).mean(), rtol=1e-6)
 
 
 def test_only_the_frame_changes_on_a_large_background():

@@ -64,6 +64,10 @@ def run_command(program: str, verbs: Mapping[str, Verb], argv: list[str] | None 
         record = getattr(import_module(module), name)(config, [program, *argv])
         if getattr(config, "json", False) and record is not None:
             print(json.dumps(record, allow_nan=False))
+        elif isinstance(record, dict) and record.get("outputs"):
+            names = [str(name) for name in record["outputs"]]
+            more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+            print(f"{program} {verb}: wrote {', '.join(names[:6])}{more} in {out or '.'}", file=sys.stderr)
         return 0
     except SystemExit as done:  # tyro's --help
         return int(done.code or 0)

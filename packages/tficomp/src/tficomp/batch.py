@@ -39,23 +39,31 @@ def run_batch(config: BatchConfig, command: list[str]) -> dict[str, Any]:
     record = Run(command, config, "graft-tficomp")
     if config.manifest.is_file():
         record.read("manifest", config.manifest)
-    with record.stage("load"):
-        bundle = load_bundle(config)
-        working_size(config, bundle)
-        record.weights = bundle.weights()
-    network = denoiser(config, bundle)
-    with progress("compose", len(rows), quiet=config.json) as advance:
-        for group in groups:
-            missing = [row for row in group if not (out / row.key / "run.json").exists()]
-            if missing:
+    todo = [(group, [row for row in group if not (out / row.key / "run.json").exists()]) for group in groups]
+    todo = [(group, missing) for group, missing in todo if missing]
+    before = json.loads(read_bytes(out / "run.json")) if not todo and (out / "run.json").exists() else None
+    network = None
+    if todo:
+        with record.stage("load"):
+            bundle = load_bundle(config)
+            working_size(config, bundle)
+            record.weights = bundle.weights()
+        network = denoiser(config, bundle)
+        with progress("compose", sum(len(group) for group, _ in todo), quiet=config.json) as advance:
+            for group, missing in todo:
                 _compose_group(group, missing, config, command, out, record, bundle, network)
-            advance(len(group))
+                advance(len(group))
     record.outputs = [f"{row.key}/result.png" for row in rows]
     if config.export != "none":
         with record.stage("export"):
             keys = [row.key for row in rows]
             record.outputs += (export_coco if config.export == "coco" else export_yolo)(out, keys)
-    record.measures = {"network_calls": network.calls, "network_items": network.items, "samples": len(rows)}
+    if before is not None:  # everything was done: the record of the run that did it stays
+        before["outputs"] = list(dict.fromkeys([*before["outputs"], *record.outputs]))
+        write_json(out / "run.json", before)
+        return before
+    calls = (network.calls, network.items) if network else (0, 0)
+    record.measures = {"network_calls": calls[0], "network_items": calls[1], "samples": len(rows)}
     return record.write(out)
 
 

@@ -35,7 +35,7 @@ def composite(frame_pixels: Float[np.ndarray, "3 S S"], inputs: Inputs, placed: 
         changed[spot] = True
     lesion = lesion_on_background(placed, base.shape[1:])
     measures: dict[str, Any] = {
-        "channel_spread": float(np.ptp(frame_pixels, axis=0).mean() / 2),
+        "channel_spread": float(np.ptp(frame_pixels, axis=0).mean()),
         "frame": [placed.frame.left, placed.frame.top, placed.frame.side],
         "boxes": [list(b) for b in placed.boxes],
         "paste_back": back,
