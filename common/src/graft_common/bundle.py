@@ -179,11 +179,13 @@ def save(
     plain_tokenizer(tokenizer, folder / "tokenizer")
     if half:
         store_dtype(folder, torch.float16)
-    config = folder / "text_encoder" / "config.json"
-    content = json.loads(config.read_text(encoding="utf-8"))
-    content["dtype"] = "float32"
-    with atomic_path(config) as beside:
-        beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    for config in folder.glob("*/config.json"):
+        content = json.loads(config.read_text(encoding="utf-8"))
+        content.pop("_name_or_path", None)  # where it was loaded from on this machine is nobody's business
+        if config.parent.name == "text_encoder":
+            content["dtype"] = "float32"
+        with atomic_path(config) as beside:
+            beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 @torch.no_grad()
