@@ -1,6 +1,7 @@
 """`batch`: interruption and resume give the bytes of an uninterrupted run; nothing is overwritten or mixed."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,17 @@ def test_bad_batch_size(manifest: Path, tmp_path: Path, command: Command, capsys
     assert command("batch", manifest, "--batch-size", 0, "--out", tmp_path / "o") == 2
     assert "--batch-size 0" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+def test_a_finished_batch_keeps_its_record_and_takes_new_exports(
+    whole: Path, manifest: Path, random_bundle: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    before = json.loads((out / "run.json").read_text())
+    monkeypatch.setattr(batch, "load_bundle", None)  # nothing is left to compute, so nothing is loaded
+    assert command(*words(manifest, random_bundle, out, "--export", "yolo", "--resume")) == 0
+    after = json.loads((out / "run.json").read_text())
+    assert after["stages"] == before["stages"] and after["measures"] == before["measures"]
+    assert set(after["outputs"]) > set(before["outputs"]) and (out / "data.yaml").is_file()
+    assert (out / "s1" / "result.txt").read_text().startswith("0 ")

@@ -75,7 +75,7 @@ def plan(config: BatchConfig, rows: Sequence[Row], out: Path) -> list[list[Row]]
     """
     path = out / PLAN
     settings = public_config(dataclasses.asdict(config))
-    for free in ("resume", "json", "out", "batch_size"):
+    for free in ("resume", "json", "out", "batch_size", "export"):
         settings.pop(free)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     if path.exists() and not config.resume:
