@@ -204,6 +204,16 @@ def test_damaged_folders_are_one_line(folder, tmp_path, damage):
     assert f"--weights {tmp_path / 'w'}" in str(why.value) and "\n" not in str(why.value)
 
 
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_pickled_weights_are_refused_and_not_read(folder, tmp_path, part):
+    shutil.copytree(folder, tmp_path / "w")
+    (stored,) = (tmp_path / "w" / part).glob("*.safetensors")
+    torch.save(load_file(stored), stored.with_suffix(".bin"))
+    stored.unlink()
+    with pytest.raises(InputError, match=rf"{part}/\w+\.bin is a pickle.*tools/convert_checkpoint.py state"):
+        bundle.load(str(tmp_path / "w"))
+
+
 def test_digest_changes_with_a_byte(folder, tmp_path, parts):
     want = parts.weights()
     assert want["name"] == "toy" and len(want["sha256"]) == 64

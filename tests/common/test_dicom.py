@@ -404,6 +404,10 @@ def test_nothing_but_the_allow_list_is_written(tmp_path, colour):
     again = pydicom.dcmread(write_like(picture, picture.pixels, MASK, tmp_path / "o0.dcm", note))
     assert again.SOPInstanceUID != first.SOPInstanceUID
     mask_file = pydicom.dcmread(tmp_path / "o1.dcm")
+    shared = [(ds.StudyInstanceUID, ds.FrameOfReferenceUID) for ds in (first, again, mask_file)]
+    assert len(set(shared)) == 1 and len({ds.SeriesInstanceUID for ds in (first, again, mask_file)}) == 3
+    anew = read_picture(path)  # another reading is another study
+    assert pydicom.dcmread(write_mask_like(anew, MASK, tmp_path / "n.dcm", note)).StudyInstanceUID != shared[0][0]
     np.testing.assert_array_equal(mask_file.pixel_array, MASK)
     np.testing.assert_array_equal(apply_voi_lut(mask_file.pixel_array, mask_file), MASK * 255)
     np.testing.assert_array_equal(read_mask(tmp_path / "o1.dcm", like=picture), MASK)

@@ -1,5 +1,6 @@
 """Metrics against torchmetrics, scikit-image, scipy, transformers and closed forms; judges here are untrained."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -76,13 +77,23 @@ def blank_alexnet(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def alex(tmp_path_factory):
-    """An AlexNet that nobody trained, and the file that holds its features under torchvision's keys."""
+def converter():
+    path = Path(__file__).resolve().parents[2] / "tools" / "convert_checkpoint.py"
+    spec = importlib.util.spec_from_file_location("graft_tools_convert_checkpoint", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def alex(tmp_path_factory, converter):
+    """An AlexNet that nobody trained, and the file that the converter makes of it; its name says nothing."""
     torch.manual_seed(5)
     features = alex_features(lambda value: value.normal_(std=0.05))
-    path = tmp_path_factory.mktemp("weights") / "alexnet-owt-7be5be79.pth"
-    torch.save({f"features.{k}": v for k, v in features.state_dict().items()}, path)
-    return features, path
+    folder = tmp_path_factory.mktemp("weights")
+    torch.save({f"features.{k}": v for k, v in features.state_dict().items()}, folder / "network.pth")
+    assert converter.main(["lpips", str(folder / "network.pth"), str(folder / "network.safetensors")]) == 0
+    return features, folder / "network.safetensors"
 
 
 # LPIPS
@@ -114,38 +125,42 @@ def test_lpips_alex_from_a_file_is_torchmetrics_own(alex, monkeypatch):
 
     a, b, (features, path) = pictures(3, 64, 1), pictures(3, 64, 2), alex
     before = torch.random.get_rng_state()
-    got = metrics.lpips(a, b, str(path), batch=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", None)  # torchmetrics would unpickle its linear weights; nothing does here
+        got = metrics.lpips(a, b, str(path), batch=2)
     assert torch.equal(before, torch.random.get_rng_state())  # loading draws nothing that the caller would miss
     monkeypatch.setattr(theirs, "_get_tv_model_features", lambda net, pretrained: features)
     wanted = theirs.learned_perceptual_image_patch_similarity(a, b, net_type="alex", reduction="none")
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-7)
     assert wanted.min() > 1e-4
-    monkeypatch.setenv("TORCH_HOME", str(path.parent))
-    (path.parent / "hub" / "checkpoints").mkdir(parents=True)
-    (path.parent / "hub" / "checkpoints" / path.name).hardlink_to(path)
-    torch.testing.assert_close(metrics.lpips(a, b, "alex"), got)  # already on this machine: used
     with pytest.raises(ValueError, match="16x16"):
         metrics.lpips(a[..., :16, :16], b[..., :16, :16], str(path))
 
 
-def test_lpips_refuses_what_it_does_not_have(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    page = tmp_path / "alexnet.pth"
+def test_lpips_refuses_what_it_does_not_have(tmp_path):
+    page, half, other, pickle = (tmp_path / n for n in ("p.safetensors", "h.safetensors", "o.safetensors", "alex.pth"))
     page.write_text("<!doctype html>")
+    save_weights(half, {"features.0.weight": torch.zeros(64, 3, 11, 11)}, {"model": "lpips", "network": "alex"})
+    save_weights(other, {"x": torch.zeros(1)}, {"model": "state"})
+    torch.save({"features.0.weight": torch.zeros(1)}, pickle)
     a = pictures(1)
     for backbone, says in (
-        ("alex", "nothing is fetched unasked"), ("vgg", "nothing is fetched unasked"), ("squeeze", "no known network"),
-        (str(tmp_path / "my vgg16.pth"), "no such file"), (str(page), "is not torchvision's alex weights"),
+        ("alex", "no such file"), ("squeeze", "no such file"), (str(tmp_path / "my vgg16.pth"), "no such file"),
+        (str(page), "cannot be read as safetensors"), (str(half), "is not a whole alex network"),
+        (str(other), "holds no LPIPS network"), (str(pickle), "a pickle is never read"),
     ):  # fmt: skip
         with pytest.raises(InputError) as caught:
             metrics.lpips(a, a, backbone)
         text = str(caught.value)
         assert text.startswith(f"--lpips {backbone}") and says in text and "\n" not in text
+        assert "tools/convert_checkpoint.py lpips" in text
 
 
-def test_names_say_whose_network():
+def test_names_say_whose_network(alex, tmp_path):
+    vgg = tmp_path / "x.safetensors"
+    save_weights(vgg, {"x": torch.zeros(1)}, {"model": "lpips", "network": "vgg"})
     hub = "openai/clip-vit-base-patch32"
-    assert [metrics.name("lpips", b) for b in ("tiny", "alex", "/x/vgg16-397923af.pth")] == [
+    assert [metrics.name("lpips", b) for b in ("tiny", str(alex[1]), str(vgg))] == [
         "lpips_tiny",
         "lpips_alex",
         "lpips_vgg",

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from graft_common.checkpoint import load_weights, read_config, save_weights
@@ -92,6 +93,11 @@ def test_weights_round_trip_with_config_and_renames(tmp_path):
     assert read_config(path) == {"network": {"width": 3}}
     back = load_weights(path, {"a": "alpha"})
     assert torch.equal(back["alpha"], tensors["a"]) and torch.equal(back["b"], tensors["b"])
+    for header, said in (("{", "header is damaged"), ('{"format": 9, "config": {}}', "is format 9"), ("[]", "damaged"),
+                         ('{"format": 1}', "damaged"), ('{"format": 1, "config": 3}', "damaged")):  # fmt: skip
+        save_file(tensors | {"a": tensors["a"].contiguous()}, tmp_path / "other.safetensors", metadata={"graft": header})
+        with pytest.raises(InputError, match=said):
+            read_config(tmp_path / "other.safetensors")
     path.write_bytes(path.read_bytes()[:40])
     for read in (load_weights, read_config):
         with pytest.raises(InputError, match=r"w\.safetensors: cannot be read"):

@@ -144,6 +144,16 @@ def test_a_lesion_is_where_the_mask_says(whole: Path, manifest: Path) -> None:
         assert label.any() and (label & user).sum() > 0.8 * label.sum()
 
 
+def test_what_is_refused_leaves_no_batch_behind(
+    manifest: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights that do not exist must not make the corrected command look like a second batch."""
+    for verb in (["batch", manifest], ["baseline", "--method", "vae", "--manifest", manifest]):
+        for words in (["--weights", "tiny-sdd"], ["--size", 33]):
+            assert command(*verb, "--out", tmp_path / "out", *words) == 2
+            assert str(words[1]) in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_bad_batch_size(manifest: Path, tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("batch", manifest, "--batch-size", 0, "--out", tmp_path / "o") == 2
     assert "--batch-size 0" in capsys.readouterr().err
@@ -156,7 +166,7 @@ def test_a_finished_batch_keeps_its_record_and_takes_new_exports(
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     before = json.loads((out / "run.json").read_text())
-    monkeypatch.setattr(batch, "load_bundle", None)  # nothing is left to compute, so nothing is loaded
+    monkeypatch.setattr(batch, "opened", None)  # nothing is left to compute, so nothing is loaded
     assert command(*words(manifest, random_bundle, out, "--export", "yolo", "--resume")) == 0
     after = json.loads((out / "run.json").read_text())
     assert after["stages"] == before["stages"] and after["measures"] == before["measures"]

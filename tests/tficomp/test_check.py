@@ -20,7 +20,7 @@ Command = Callable[..., int]
 def grid(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Judge boxes by 64 px and factor 4, whatever is shipped."""
     if "latent_grid" not in request.node.name:
-        monkeypatch.setattr(check, "latent_grid", lambda weights: check.Grid(64, 4, "small"))
+        monkeypatch.setattr(check, "latent_grid", lambda weights: check.Grid("small", 64, 4, 2))
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def disc(shape: tuple[int, int], y: int, x: int, r: int) -> np.ndarray:
 
 
 def test_latent_grid_reads_the_bundle(random_bundle: Path) -> None:
-    assert check.latent_grid(str(random_bundle)) == check.Grid(32, 4, "random")
+    assert check.latent_grid(str(random_bundle)) == check.Grid("random", 32, 4, 2)
 
 
 def test_a_sound_manifest_has_no_finding(tmp_path: Path, sample_files: Callable, found: Callable) -> None:
@@ -71,12 +71,14 @@ def test_faults_of_a_manifest(tmp_path: Path, sample_files: Callable, found: Cal
     save(tmp_path / "dark.png", dark)
     colour = np.random.default_rng(0).integers(0, 255, (40, 48, 3), np.uint8)
     save(tmp_path / "colour.png", colour)
+    save(tmp_path / "noise.png", colour[..., 0])
     tifffile.imwrite(tmp_path / "wide.tif", np.random.default_rng(0).integers(0, 4000, (40, 48), np.uint16))
     rows = {
         "missing": {"background": "gone.png"}, "page": {"object": "page.png"}, "other": {"object_mask": "other.png"},
         "square": {"user_mask": "square.png"}, "empty": {"object_mask": "empty.png"}, "full": {"user_mask": "full.png"},
         "tiny": {"user_mask": "tiny.png"}, "thin": {"user_mask": "thin.png"}, "dark": {"background": "dark.png"},
         "colour": {"object": "colour.png"}, "wide": {"background": "wide.tif"}, "words": {"prompt": "a " * 80},
+        "swapped": {"object": "object_mask.png", "object_mask": "object.png"}, "scan": {"user_mask": "noise.png"},
         "fits": {"object_mask": "other.png", "fit_mask": "yes"}, "two": {"object": ["object.png", "object.png"]},
     }  # fmt: skip
     findings = {}
@@ -96,11 +98,12 @@ def test_faults_of_a_manifest(tmp_path: Path, sample_files: Callable, found: Cal
         "thin": ("note", "thin.png", "aspect"), "dark": ("note", "user_mask.png", "on tissue"),
         "colour": ("note", "colour.png", "is colour but its background is grey"),
         "wide": ("note", "wide.tif", "16 bits without a window"), "words": ("stop", "words", "80 words"),
+        "swapped": ("stop", "object.png", "swap the two"), "scan": ("stop", "noise.png", "neither black nor white"),
         "fits": ("note", "other.png", "it will be resized"), "two": ("stop", "two", "1 object_mask for 2 object"),
     }  # fmt: skip
     for key, (level, name, what) in expected.items():
         assert any(f[0] == level and f[1] == name and what in f[2] for f in findings[key]), (key, findings[key])
-    for key in ("page", "empty", "full", "words", "two", "fits", "wide"):
+    for key in ("swapped", "scan", "page", "empty", "full", "words", "two", "fits", "wide"):
         assert len(findings[key]) == 1, findings[key]
 
 

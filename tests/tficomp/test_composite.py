@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
-from graft_common.pixels import picture_from_array
-from tficomp.composite import composite, copy_paste, keeps_stored, lesion_on_background
+from graft_common.pixels import picture_from_array, read_mask
+from tficomp.composite import composite, copy_paste, keeps_stored, lesions_on_background
 from tficomp.config import MethodConfig
 from tficomp.place import place
 from tficomp.records import Inputs, Lesion
+from tficomp.write import write_result
 
 RNG = np.random.default_rng(11)
 
@@ -92,7 +93,7 @@ def test_lesion_mask_is_where_the_lesion_was_pasted():
     one = sample(128, 128, (slice(32, 96), slice(32, 96)))
     result, placed, _ = put(one, size=128, context=0.0, paste_back=True)
     assert np.array_equal(result.lesion_mask, placed.object_masks[0] & one.lesions[0].user_mask)
-    assert np.array_equal(lesion_on_background(placed, (128, 128)), placed.object_masks[0])
+    assert np.array_equal(lesions_on_background(placed, (128, 128))[0], placed.object_masks[0])
     pasted = copy_paste(one, placed)
     on = placed.object_masks[0]
     np.testing.assert_allclose(pasted[0][on], placed.objects[0][0][on], atol=1e-6)
@@ -105,6 +106,54 @@ def test_lesion_mask_follows_the_frames_scale():
     result, placed, _ = put(one, size=64, context=0.0)
     assert placed.frame.side == 128
     assert abs(int(result.lesion_mask.sum()) / (4 * int(placed.object_masks.sum())) - 1) < 0.1
+
+
+@pytest.mark.parametrize("grain, least, step", [(20, 0.95, 8), (60, 0.98, 4), (400, 0.985, 2)])
+def test_label_is_smooth_whatever_the_frames_scale(grain, least, step):
+    """A disc of any resolution through a 64 px frame of 512 px: the label is the disc, not the frame's 8 px steps."""
+    one = sample(512, 512, (slice(100, 420), slice(100, 420)))
+    y, x = np.mgrid[:grain, :grain] + 0.5
+    disc = (y - grain / 2) ** 2 + (x - grain / 2) ** 2 < (0.4 * grain) ** 2
+    thing = RNG.uniform(-1, 1, (1, grain, grain)).astype(np.float32)
+    drawn, placed, _ = put(replace(one, lesions=(replace(one.lesions[0], pixels=thing, mask=disc),)), context=0.0)
+    assert placed.frame.side == 512
+    left, top, right, bottom = (8 * v for v in placed.boxes[0])
+    radius = 0.4 * grain * (right - left) / placed.lesion_masks[0].shape[1]
+    y, x = np.mgrid[:512, :512] + 0.5
+    wanted = (y - (top + bottom) / 2) ** 2 + (x - (left + right) / 2) ** 2 < radius**2
+    label = drawn.lesion_mask
+    assert (label & wanted).sum() / (label | wanted).sum() > least
+    edges = np.array([np.flatnonzero(row)[0] for row in label if row.any()])
+    steps = np.abs(np.diff(edges))[len(edges) // 5 : -len(edges) // 5]  # away from the disc's top and bottom
+    assert steps.max() <= step
+
+
+@pytest.mark.parametrize("thin", [1, 2])
+def test_a_lesion_thinner_than_a_pixel_keeps_a_label(thin):
+    one = sample(64, 64, (slice(20, 28), slice(20, 28)))
+    mask = np.zeros((400, 400), bool)
+    mask[200 : 200 + thin, 150:250] = True
+    thing = RNG.uniform(-1, 1, (1, 400, 400)).astype(np.float32)
+    drawn, placed, _ = put(replace(one, lesions=(replace(one.lesions[0], pixels=thing, mask=mask),)), size=32, context=0.0)
+    assert placed.frame.side == 64 and drawn.lesion_mask.any() and drawn.lesion_mask.sum() <= 16
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_each_lesion_has_its_own_label_later_over_earlier(tmp_path, size):
+    one = sample(128, 128, (slice(20, 60), slice(20, 60)), count=3)
+    moved = [one.lesions[0].user_mask, np.roll(one.lesions[0].user_mask, (12, 12), (0, 1)), one.lesions[0].user_mask]
+    one = replace(one, lesions=tuple(replace(x, user_mask=m) for x, m in zip(one.lesions, moved, strict=True)))
+    result, _, _ = put(one, size=size, context=0.0)
+    first, second, third = result.lesion_masks
+    assert not first.any()  # the third lies where the first did
+    assert second.any() and third.any() and not (second & third).any()
+    assert np.array_equal(second | third, result.lesion_mask)
+    alone, _, _ = put(replace(one, lesions=one.lesions[2:]), size=size, context=0.0)
+    assert np.array_equal(third, alone.lesion_mask)
+    names = write_result(result, tmp_path, {})
+    assert {n for n in names if "mask" in n} == {"lesion_mask.png", "lesion_mask_2.png", "lesion_mask_3.png"}
+    assert np.array_equal(read_mask(tmp_path / "lesion_mask_2.png"), second)
+    assert np.array_equal(read_mask(tmp_path / "lesion_mask.png"), result.lesion_mask)
 
 
 def test_label_ends_where_the_pixels_do():

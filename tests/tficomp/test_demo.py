@@ -11,6 +11,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from graft_common import phantoms
+from graft_common.files import sha256
 from graft_common.pixels import read_provenance
 from tficomp.cli import main
 
@@ -24,6 +25,9 @@ def test_demo_writes_what_the_gallery_shows(tmp_path, capsys):
     assert record == json.loads((out / "run.json").read_text())
     assert {"schema", "command", "config", "seed", "versions", "weights", "inputs", "stages", "peak_memory_bytes"} <= set(record)
     assert record["measures"]["network_calls"] == 43
+    sums = {f"background_{key}" for key in ("brain_1", "brain_2", "breast", "real_mr")}
+    assert record["inputs"].keys() == sums  # also of what was drawn in memory
+    assert record["inputs"]["background_real_mr"] == sha256(get_testdata_file("MR_small.dcm"))
     for name in record["outputs"]:
         assert (out / name).is_file(), name
         if name.endswith(".png"):
@@ -64,6 +68,7 @@ def compose(folder: Path, background: Path, shape: tuple[int, int], *more: str) 
     user, where = user_file(folder, shape)
     out = folder / "out"
     args = ["--background", str(background), "--object", image, "--object-mask", mask, "--user-mask", user]
+    args += ["--prompt", "An MRI scan of a cancerous brain"]
     assert main(["compose", *args, "--out", str(out), "--steps", "6", *more]) == 0
     assert all((out / name).is_file() for name in RAW)
     assert pixels(out / "result.png").shape[:2] == shape

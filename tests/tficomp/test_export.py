@@ -76,3 +76,23 @@ def test_yolo_boxes_cover_the_masks(results: tuple[Path, dict[str, np.ndarray]])
         rows, cols = np.nonzero(mask)
         edges = [(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height]
         np.testing.assert_allclose(edges, [cols.min(), rows.min(), cols.max() + 1, rows.max() + 1], atol=1e-4)
+
+
+def test_several_lesions_have_a_label_each(tmp_path: Path) -> None:
+    """Two touching lesions: two boxes, not one around both, in the order of their numbers."""
+    masks = np.zeros((2, 24, 40), bool)
+    masks[0, 4:10, 3:12] = True
+    masks[1, 8:20, 12:30] = True
+    (tmp_path / "s").mkdir()
+    for name, mask in (("", masks.any(axis=0)), ("_2", masks[0]), ("_11", masks[1])):
+        Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(tmp_path / "s" / f"lesion_mask{name}.png")
+    export_coco(tmp_path, ["s"])
+    labels = json.loads((tmp_path / "coco.json").read_text())["annotations"]
+    assert [label["bbox"] for label in labels] == [[3, 4, 9, 6], [12, 8, 18, 12]]
+    assert [(label["id"], label["image_id"], label["area"]) for label in labels] == [(1, 1, 54), (2, 1, 216)]
+    for label, mask in zip(labels, masks, strict=True):
+        np.testing.assert_array_equal(decoded(label["segmentation"]["counts"], label["segmentation"]["size"]), mask)
+    export_yolo(tmp_path, ["s"])
+    lines = [[float(v) for v in line.split()] for line in (tmp_path / "s" / "result.txt").read_text().splitlines()]
+    wanted = [[0, 7.5 / 40, 7 / 24, 9 / 40, 6 / 24], [0, 21 / 40, 14 / 24, 18 / 40, 12 / 24]]
+    np.testing.assert_allclose(lines, wanted, atol=1e-6)

@@ -72,7 +72,7 @@ def test_compose_at_512_in_8_gigabytes(sd21, tmp_path):
         words += [f"--{role.replace('_', '-')}", tmp_path / f"{role}.png"]
     said = child(
         "-c", RUN, "compose", *words, "--weights", sd21, "--steps", "2", "--size", "512", "--dtype", "bfloat16", "--device",
-        "cpu", "--out", tmp_path / "out", "--paste-back",
+        "cpu", "--prompt", "An MRI scan of a cancerous brain", "--out", tmp_path / "out", "--paste-back",
     )  # fmt: skip
     peak = int(said.split()[-1])
     record = json.loads((tmp_path / "out/run.json").read_text())

@@ -18,7 +18,8 @@ import tifffile
 from PIL import Image
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from tficomp import pipeline
+from graft_common import phantoms
+from tficomp import inputs, weights
 
 Command = Callable[..., int]
 ROLES = ("background", "object", "object_mask", "user_mask")
@@ -41,12 +42,12 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(config: Any) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr(pipeline, "load_bundle", load)
+    monkeypatch.setattr(weights, "load_bundle", load)
 
 
 def flags(files: dict[str, Path], out: Path, **more: Any) -> list[Any]:
     """Words of `compose`; a role in `more` replaces a file, None leaves the flag out."""
-    given = {**files, "out": out, **more}
+    given = {**files, "out": out, "prompt": "a tumor", **more}
     words: list[Any] = ["compose"]
     for name, value in given.items():
         if value is not None:
@@ -170,6 +171,58 @@ def test_bad_masks(
     assert nothing_in(out)
 
 
+@pytest.fixture
+def drawn(files: dict[str, Path]) -> Callable[..., Path]:
+    """Write a picture or a mask beside the others; `draw(name, array, **options)`."""
+
+    def draw(name: str, array: np.ndarray, **options: Any) -> Path:
+        Image.fromarray(array).save(files["object"].with_name(name), **options)
+        return files["object"].with_name(name)
+
+    return draw
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_a_scan_given_as_the_mask_is_refused(
+    files: dict[str, Path], out: Path, drawn: Callable, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    swapped = {"object": files["object_mask"], "object_mask": files["object"]}
+    refused(capsys, command(*flags(files, out, **swapped)), f"--object-mask {files['object']}", "swap the two")
+    swapped = {"background": files["user_mask"], "user_mask": files["background"]}
+    refused(capsys, command(*flags(files, out, **swapped)), f"--user-mask {files['background']}", "swap the two")
+    scan = phantoms.draw("brain", 64, 3, tumor="left")
+    label = scan.masks["tumor"].astype(np.uint8) * 255
+    image = drawn("scan.png", scan.image)
+    for name, options in (("label.png", {}), ("label.jpg", {"quality": 75})):  # a JPEG mask has more than two levels
+        given = {"object": drawn(name, label, **options), "object_mask": image}
+        refused(capsys, command(*flags(files, out, **given)), f"--object-mask {image}", "swap the two")
+    twice = {"object": image, "object_mask": image}
+    refused(capsys, command(*flags(files, out, **twice)), f"--object-mask {image}", "same picture as --object")
+    noise = drawn("noise.png", np.random.default_rng(0).integers(0, 256, (40, 48), np.uint8))
+    refused(capsys, command(*flags(files, out, object_mask=noise)), f"--object-mask {noise}", "neither black nor white")
+    refused(capsys, command(*flags(files, out, user_mask=noise)), f"--user-mask {noise}", "neither black nor white")
+    assert nothing_in(out)
+
+
+def test_soft_masks_are_no_scans(files: dict[str, Path], drawn: Callable) -> None:
+    """Anti-aliased, JPEG and feathered masks pass, also beside a two-level object; so does a silhouette as its own mask."""
+    from scipy import ndimage
+
+    with Image.open(files["object_mask"]) as image:
+        mask = np.asarray(image)
+    masks = {
+        "aliased": drawn("aliased.png", ndimage.gaussian_filter(mask, 0.7)),
+        "small": drawn("small.png", ndimage.gaussian_filter(np.pad(mask[18:23, 20:26], ((18, 17), (20, 22))), 1.0)),
+        "jpeg": drawn("mask.jpg", mask, quality=30),
+        "feathered": drawn("feathered.png", ndimage.gaussian_filter(mask, 2.5)),
+    }
+    assert min(np.unique(np.asarray(Image.open(path))).size for path in masks.values()) > 10
+    shape = drawn("shape.png", (mask > 0).astype(np.uint8) * np.uint8(255))
+    for thing in (files["object"], shape):
+        for path in (*masks.values(), shape):
+            inputs.read_inputs(inputs.Sources(files["background"], (thing,), (path,), (files["user_mask"],), "a tumor"))
+
+
 BAD_VALUES: dict[str, tuple[tuple[str, ...], str]] = {
     "t-start above T": (("--steps", "10", "--t-start", "11"), "--t-start 11"),
     "t-start below 0": (("--t-start", "-1"), "--t-start -1"),
@@ -210,6 +263,7 @@ def test_counts_must_match(
     refused(capsys, command(*flags(files, out), *more), "--user-mask", "1 given for 2 --object")
     refused(capsys, command(*flags(files, out, background=None)), "--background")
     refused(capsys, command(*flags(files, out, object=None, object_mask=None)), "--object")
+    refused(capsys, command(*flags(files, out, prompt=None)), "--prompt")  # no default could be true of every scan
     assert nothing_in(out)
 
 
@@ -344,6 +398,27 @@ def test_pictures_of_every_kind(done: tuple[dict, Path, dict], tmp_path: Path, c
     assert stored.dtype == np.uint16
     np.testing.assert_array_equal(stored[~user], wide[~user])
     assert (stored[user] != wide[user]).any()
+
+
+def test_variants_are_drawn_from_their_seeds(done: tuple[dict, Path, dict], tmp_path: Path, command: Command) -> None:
+    """One seed each from --seed upward, told in each file and in the one record; the same again gives the same bytes."""
+    files, plain, fixed = done
+    for name in ("a", "b"):
+        assert command(*flags(files, tmp_path / name, **fixed, variants=2, seed=5)) == 0
+    folders = ("", "variant_02")
+    record = json.loads((tmp_path / "a" / "run.json").read_text())
+    drawn = record["measures"]["variants"]
+    assert [one["seed"] for one in drawn] == [5, 6] and drawn[0]["boxes"] == record["measures"]["boxes"]
+    pictures = [plain / "result.png"]
+    for folder, seed in zip(folders, (5, 6), strict=True):
+        one = tmp_path / "a" / folder / "result.png"
+        with Image.open(one) as image:
+            assert json.loads(image.info["graft"])["seed"] == seed
+        assert one.read_bytes() == (tmp_path / "b" / folder / "result.png").read_bytes()
+        assert f"{folder}/result.png".lstrip("/") in record["outputs"]
+        pictures.append(one)
+    arrays = [np.asarray(Image.open(p)).tobytes() for p in pictures]
+    assert len(set(arrays)) == 3
 
 
 @contextmanager

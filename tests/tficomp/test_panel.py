@@ -1,9 +1,16 @@
 """The labelled sheet: sizes, grey levels, and the rim of a mask."""
 
+from dataclasses import replace
+
 import numpy as np
 from skimage.segmentation import find_boundaries
 
-from tficomp.panel import CELL, LINE, PAD, outlined, panel, to_uint8
+from graft_common.pixels import picture_from_array
+from tficomp.composite import composite
+from tficomp.config import MethodConfig
+from tficomp.panel import CELL, LINE, PAD, outlined, panel, sample_row, to_uint8
+from tficomp.place import place
+from tficomp.records import Inputs, Lesion
 
 RNG = np.random.default_rng(2)
 
@@ -34,6 +41,22 @@ def test_sheet_has_a_cell_for_each_picture():
     assert first.std() > 30
     wide = array[2 * PAD + 2 * LINE :][: CELL // 4, 2 * PAD + CELL :][:, :CELL]
     assert (wide == 255).all()
+
+
+def test_every_object_has_its_cell():
+    background, mask = picture_from_array(np.zeros((20, 20), np.uint8)), np.zeros((20, 20), bool)
+    mask[4:16, 4:16] = True
+    things = [np.full((1, 20, 20), level, np.float32) for level in (-0.5, 0.5)]
+    one = Inputs(background, tuple(Lesion(t, mask, mask) for t in things), "x")
+    placed = place(one, MethodConfig(), 64, 8)
+    result = composite(np.zeros((3, 64, 64), np.float32), one, placed, MethodConfig())
+    row = sample_row(one, result)
+    names = ["background + user mask", "object 1 + lesion mask", "object 2 + lesion mask", "copy-paste",
+             "composed (synthetic)", "lesion mask"]  # fmt: skip
+    assert [label for label, _ in row] == names
+    assert [row[i][1][0, 0, 0] for i in (1, 2)] == [-0.5, 0.5]
+    single = sample_row(replace(one, lesions=one.lesions[:1]), result)
+    assert [label for label, _ in single][1:3] == ["object + lesion mask", "copy-paste"]
 
 
 def test_a_picture_of_the_cells_size_is_pasted_as_it_is():

@@ -69,10 +69,12 @@ def test_baseline_writes_what_batch_writes_and_resumes(manifest, settings, tmp_p
     assert record["outputs"] == [f"s{i}/result.png" for i in range(3)] and record["measures"]["network_calls"] == 0
     with pytest.raises(InputError, match="--resume"):
         run_baseline_verb(config, [])
+    with pytest.raises(InputError, match="other rows or settings"):  # another method's pictures among these
+        run_baseline_verb(replace(config, method="sdedit", resume=True), [])
     before = (out / "s1" / "result.png").read_bytes(), (out / "s0" / "run.json").stat().st_mtime_ns
     for name in ("run.json", "result.png"):  # s0 is of the same group: computed again, not written again
         (out / "s1" / name).unlink()
-    run_baseline_verb(replace(config, resume=True), [])
+    run_baseline_verb(replace(config, resume=True, batch_size=3), [])  # the first run's groups are kept
     assert ((out / "s1" / "result.png").read_bytes(), (out / "s0" / "run.json").stat().st_mtime_ns) == before
 
 
@@ -170,6 +172,62 @@ def test_evaluate_compares_results_with_baselines_and_doing_nothing(manifest, se
     assert len(rows) == 3 * 5 and {r["id"] for r in rows} == {"s0", "s1", "s2"}
     own = [float(r["psnr_bg"]) for r in rows if r["method"] == "vae"]
     assert np.mean(own) == pytest.approx(content["metrics"]["psnr_bg"]["mean"], rel=1e-4)
+
+
+def test_copying_and_pasting_loads_no_network(manifest, settings, tmp_path, plain_scores, monkeypatch):
+    """Nor does scoring it beside baselines that need none; a grey file says nothing about a network's tint."""
+    from tficomp import weights as opening
+
+    def load(config):
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(opening, "load_bundle", load)
+    for name in ("copy-paste", "poisson"):
+        record = run_baseline_verb(BaselineConfig(manifest=manifest, method=name, out=tmp_path / name, **settings), [])
+        assert record["weights"] == {} and record["measures"]["network_calls"] == 0
+    with pytest.raises(InputError, match="--size 33"):
+        run_baseline_verb(BaselineConfig(manifest=manifest, method="poisson", out=tmp_path / "x", size=33, **settings), [])
+    config = EvaluateConfig(
+        manifest=manifest, results=(tmp_path / "poisson", tmp_path / "copy-paste"), baselines=("copy-paste",),
+        out=tmp_path / "report", **settings,
+    )  # fmt: skip
+    run_evaluate(config, [])
+    content = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert "channel_spread" not in content["metrics"] and "channel_spread" not in content["compared"]["copy-paste"]
+    assert content["compared"]["copy-paste (computed)"]["channel_spread"]["mean"] == 0
+    assert all("channel_spread" not in pair for pair in content["paired"].values())
+    with (tmp_path / "report" / "samples.csv").open() as file:
+        spread = {(r["method"], r["channel_spread"]) for r in csv.DictReader(file)}
+    assert ("poisson", "") in spread and ("copy-paste (computed)", "0") in spread
+    with pytest.raises(AssertionError, match="weights were loaded"):
+        run_baseline_verb(BaselineConfig(manifest=manifest, method="vae", out=tmp_path / "vae", **settings), [])
+
+
+def test_results_are_scored_on_the_square_that_they_were_made_on(manifest, settings, tmp_path, plain_scores):
+    base = {"manifest": manifest, "baselines": ("copy-paste",), "results": (tmp_path / "poisson",)} | settings
+    run_baseline_verb(BaselineConfig(manifest=manifest, method="poisson", out=tmp_path / "poisson", **settings), [])
+    changes = ({"context": 2.0}, {"fit": "tficon"}, {"margin": 0.5}, {"size": 64}, {"weights": "tiny-sd"})
+    for number, change in enumerate(changes):
+        ((name, value),) = change.items()
+        with pytest.raises(InputError, match=rf"--{name} {value}: --results .*poisson was made with"):
+            run_evaluate(EvaluateConfig(**base | change, out=tmp_path / f"o{number}"), [])
+    record = tmp_path / "poisson" / "run.json"
+    record.write_text("{")
+    with pytest.raises(InputError, match=r"--results .*poisson: cannot be read as a run record"):
+        run_evaluate(EvaluateConfig(**base, out=tmp_path / "o"), [])
+    record.unlink()  # another tool's results
+    run_evaluate(EvaluateConfig(**base, out=tmp_path / "o"), [])
+    assert (tmp_path / "o" / "metrics.json").is_file()
+
+
+def test_a_wrong_judge_is_refused_before_the_work(manifest, settings, monkeypatch):
+    from tficomp import weights as opening
+
+    monkeypatch.setattr(opening, "load_bundle", None)
+    for kind, run in ((AblateConfig, run_ablate), (EvaluateConfig, run_evaluate)):
+        more = {"results": (manifest.parent,)} if kind is EvaluateConfig else {"t_start": (2,), "tau": (1,)}
+        with pytest.raises(InputError, match=r"--lpips alex\.pth: no such file"):
+            run(kind(manifest=manifest, lpips="alex.pth", **more, **settings), [])
 
 
 def test_evaluate_refuses_missing_and_foreign_results(manifest, settings, tmp_path):

@@ -198,7 +198,7 @@ def test_the_command_hides_the_patient_in_the_path(random_bundle, command, tmp_p
         Image.fromarray(array).save(home / f"{file}.png")
     out = tmp_path / "out"
     words = ["--background", scan, "--object", home / "thing.png", "--object-mask", home / "mask.png", "--user-mask",
-             home / "user.png", "--weights", random_bundle, "--steps", "2", "--out", out]  # fmt: skip
+             home / "user.png", "--prompt", "a tumor", "--weights", random_bundle, "--steps", "2", "--out", out]  # fmt: skip
     assert command("compose", *words) == 0
     files = {p.name for p in out.iterdir()}
     assert {
@@ -210,6 +210,11 @@ def test_the_command_hides_the_patient_in_the_path(random_bundle, command, tmp_p
         "panel.png",
         "run.json",
     } == files
+    result, mask_file, source = (pydicom.dcmread(p) for p in (out / "result.dcm", out / "lesion_mask.dcm", scan))
+    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID"):  # one new study, so that a viewer lays one on the other
+        assert result[keyword].value == mask_file[keyword].value != source[keyword].value
+    assert result.SeriesInstanceUID != mask_file.SeriesInstanceUID
+    assert result.ImagePositionPatient == mask_file.ImagePositionPatient == source.ImagePositionPatient
     secrets = identity(scan, scan.name) | {"DOE_JOHN", str(tmp_path)}
     for path in out.iterdir():
         assert not [s for s in secrets if s.encode() in path.read_bytes()], path

@@ -136,11 +136,19 @@ def load(weights: str, device: str = "cpu", dtype: torch.dtype = torch.float32) 
     name, folder = find(weights)
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    local: dict[str, Any] = {"local_files_only": True, "low_cpu_mem_usage": True}
+    for part in ("unet", "vae", "text_encoder"):
+        if not any((folder / part).glob("*.safetensors")) and (old := next((folder / part).glob("*.bin"), None)):
+            raise InputError(
+                f"--weights {weights}: {part}/{old.name} is a pickle, which is never read; turn it into safetensors with "
+                "`tools/convert_checkpoint.py state`"
+            )
+    local: dict[str, Any] = {"local_files_only": True, "low_cpu_mem_usage": True, "use_safetensors": True}
     try:
         unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=dtype, **local)
         vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, **local)
-        text = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype, local_files_only=True)
+        text = CLIPTextModel.from_pretrained(
+            folder, subfolder="text_encoder", dtype=dtype, local_files_only=True, use_safetensors=True
+        )
         tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
         schedule = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
         if not isinstance(schedule, dict) or "beta_schedule" not in schedule:  # diffusers would take its own default

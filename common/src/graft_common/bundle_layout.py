@@ -11,7 +11,10 @@ from graft_common.files import atomic_path
 
 
 def plain_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Replace tokenizer.json by the public checkpoint's vocab.json, merges.txt and special_tokens_map.json."""
+    """Replace tokenizer.json by the public checkpoint's vocab.json, merges.txt and special_tokens_map.json.
+
+    Tokens that were added to the vocabulary stand in added_tokens.json, as transformers has always read them.
+    """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in content["model"]["merges"]]
     vocabulary = dict(sorted(content["model"]["vocab"].items(), key=lambda item: item[1]))
@@ -21,6 +24,9 @@ def plain_tokenizer(tokenizer: Any, folder: Path) -> None:
         "merges.txt": "\n".join(["#version: 0.2", *merges]) + "\n",
         "special_tokens_map.json": json.dumps(special, indent=2) + "\n",
     }
+    added = {token: i for token, i in tokenizer.get_added_vocab().items() if i >= len(vocabulary)}
+    if added:
+        texts["added_tokens.json"] = json.dumps(added, indent=2) + "\n"
     for name, text in texts.items():
         with atomic_path(folder / name) as beside:
             beside.write_text(text, encoding="utf-8")

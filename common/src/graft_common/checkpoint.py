@@ -35,10 +35,14 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read as safetensors ({_first_line(why)}); train or copy it again") from why
     if "graft" not in header:
         raise InputError(f"{path}: has no configuration in its header; it was not written by Graft")
-    content = json.loads(header["graft"])
-    if content["format"] != FORMAT:
-        raise InputError(f"{path}: is format {content['format']} but this version reads {FORMAT}; update graft-common")
-    return content["config"]
+    try:
+        content = json.loads(header["graft"])
+        found, config = content["format"], dict(content["config"])
+    except (ValueError, KeyError, TypeError) as why:
+        raise InputError(f"{path}: its header is damaged ({type(why).__name__}); train or copy it again") from why
+    if found != FORMAT:
+        raise InputError(f"{path}: is format {found} but this version reads {FORMAT}; update graft-common")
+    return config
 
 
 def load_weights(path: Path, renames: Mapping[str, str] | None = None) -> dict[str, Tensor]:

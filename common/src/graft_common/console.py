@@ -226,6 +226,7 @@ class Run:
         command: the command line as typed (it is rewritten without folders when recorded).
         config: the configuration dataclass.
         inputs: role -> file that was read.
+        digests: role -> sha256 of what was read, also where it was no file.
         weights: {"name", "sha256"} of the weights in use.
         stages: seconds by stage.
         outputs: files written, relative to the run's folder.
@@ -270,7 +271,7 @@ class Run:
             "seed": config.get("seed"),
             "versions": versions(self.package),
             "weights": self.weights,
-            "inputs": {r: self.digests.get(r) or sha256(p) for r, p in self.inputs.items()},
+            "inputs": self.digests | {r: self.digests.get(r) or sha256(p) for r, p in self.inputs.items()},
             "input_names": {role: public_name(path) for role, path in self.inputs.items()},
             "stages": {name: round(seconds, 4) for name, seconds in self.stages.items()},
             "peak_memory_bytes": peak_memory(),

@@ -34,11 +34,17 @@ GREY = ("MONOCHROME1", "MONOCHROME2")
 
 @dataclass(frozen=True)
 class Carried:
-    """What the DICOM writer needs of the source: its class, and the allow-listed elements as a pydicom Dataset."""
+    """What the DICOM writer needs: the source's class, the allow-listed elements as a pydicom Dataset, and new UIDs.
+
+    The UIDs are drawn when the file is read, so that all that is written from one picture (result, mask, variants) lies in
+    one study and one frame of reference; neither is the source's.
+    """
 
     sop_class: str
     frames: int
     header: Any
+    study: str
+    frame_of_reference: str
 
 
 def read_dicom(data: bytes, where: str, window: tuple[float, float] | None, slice_index: int | None) -> Picture:
@@ -50,6 +56,8 @@ def read_dicom(data: bytes, where: str, window: tuple[float, float] | None, slic
     InputError on damaged files, on objects without pixels, on a transfer syntax that no installed plugin decodes, and
     on a display that cannot be inverted.
     """
+    from pydicom.uid import generate_uid
+
     with parsing(where, "DICOM"):
         ds, stored, index, frames = _open(data, where, slice_index)
         header = allowed(ds, index)
@@ -77,7 +85,8 @@ def read_dicom(data: bytes, where: str, window: tuple[float, float] | None, slic
             low, high = stored_range(bits, stored.dtype.kind == "i")
             stored = np.clip(stored, low, high)
             unit, view = show(stored, bits, header, photometric, window, where)
-        carried = Carried(str(ds.get("SOPClassUID", "")), frames, header)
+        study, place = str(generate_uid(prefix=None)), str(generate_uid(prefix=None))
+        carried = Carried(str(ds.get("SOPClassUID", "")), frames, header, study, place)
         return Picture(unit_to_pixels(unit), stored, Source(**source, **view, carried=carried))
 
 

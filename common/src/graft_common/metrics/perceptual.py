@@ -1,20 +1,24 @@
-"""LPIPS (Zhang et al. 2018) with a named network: the phantom classifier, or the published AlexNet and VGG16."""
+"""LPIPS (Zhang et al. 2018) with a named network: the phantom classifier, or the published AlexNet and VGG16.
+
+The published ones are read from one safetensors file that `tools/convert_checkpoint.py lpips` makes of torchvision's and
+LPIPS' own files; those are pickles, which nothing here reads.
+"""
 
 from collections.abc import Iterable
 from functools import lru_cache
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graft_common.checkpoint import load_weights
+from graft_common.checkpoint import load_weights, read_config
 from graft_common.errors import InputError
 from graft_common.files import one_line, typed
 from graft_common.metrics.judges import Judges, fit_side, load_judges
 
-FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}  # torchvision's own names
+CURE = "give tiny, or the file that `tools/convert_checkpoint.py lpips` writes"
 _SMALLEST = 32  # pixels that the last layers of AlexNet and VGG16 still see
 
 
@@ -32,9 +36,8 @@ def lpips(
         a, b: pictures in [-1, 1], on one device. The tiny network sees them at 64 px; the published ones as given, at
             least 32 px.
         backbone: "tiny": the phantom classifier's features with unit weights (it knows the phantom worlds only).
-            A path: torchvision's weights of AlexNet or VGG16, with "alex" or "vgg" in the file's name (.safetensors, or
-            .pth read without unpickling objects), under torchmetrics' learned linear weights. "alex" or "vgg": the same
-            file where torchvision keeps it, if it is already there. Nothing is ever fetched.
+            A path: AlexNet's or VGG16's weights under LPIPS' linear ones, as `tools/convert_checkpoint.py lpips` writes
+            them; the file says which network it is. Nothing is ever fetched, and no pickle is read.
         judges: loaded judges instead of the shipped ones (tiny only).
         batch: pairs at once.
 
@@ -51,7 +54,7 @@ def lpips(
         return torch.cat([feature_distance(trunk(fit_side(x)), trunk(fit_side(y))) for x, y in pairs])
     if min(a.shape[-2:]) < _SMALLEST:
         raise ValueError(f"pictures are {a.shape[-2]}x{a.shape[-1]} but LPIPS needs {_SMALLEST} px; resize them")
-    network = _published(*_local_file(backbone), backbone).to(a.device)
+    network = _published(backbone).to(a.device)
     pairs = zip(a.float().split(batch), b.float().split(batch), strict=True)
     return torch.cat([network(x, y).flatten() for x, y in pairs])
 
@@ -67,54 +70,45 @@ def feature_distance(first: Iterable[Tensor], second: Iterable[Tensor]) -> Float
 
 
 def kind_of(backbone: str) -> Literal["tiny", "alex", "vgg"]:
-    """Which network `backbone` means. Raises InputError when it is none of the three."""
+    """Which network `backbone` means: tiny, or what the file's header says.
+
+    Raises:
+        InputError: it is neither tiny nor a file that the converter wrote.
+    """
     if backbone == "tiny":
         return "tiny"
-    last = PurePath(backbone).name.lower()
-    if "alex" in last:
-        return "alex"
-    if "vgg" in last:
-        return "vgg"
-    raise InputError(
-        f"--lpips {typed(backbone)}: is no known network; give tiny, or the path of torchvision's AlexNet or VGG16 "
-        "weights with alex or vgg in the file's name"
-    )
-
-
-def _local_file(backbone: str) -> tuple[Literal["alex", "vgg"], Path]:
-    """The published network that `backbone` means, and the file of its weights, which exists."""
-    kind, path = kind_of(backbone), Path(backbone)
-    assert kind != "tiny"
-    if backbone in FILES:
-        path = Path(torch.hub.get_dir()) / "checkpoints" / FILES[backbone]
-        if not path.is_file():
-            raise InputError(
-                f"--lpips {backbone}: {path} does not exist and nothing is fetched unasked; put torchvision's "
-                f"{FILES[backbone]} there, or give its path instead of {backbone}"
-            )
+    path = Path(backbone)
     if not path.is_file():
-        raise InputError(f"--lpips {typed(backbone)}: no such file; give torchvision's {FILES[kind]}, or tiny")
-    return kind, path
-
-
-def _tensors_only(path: Path) -> Any:
-    """torchvision publishes .pth files; weights_only refuses whatever is not a tensor or a plain container."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+        raise InputError(f"--lpips {typed(backbone)}: no such file; {CURE}")
+    if path.suffix != ".safetensors":
+        raise InputError(
+            f"--lpips {typed(backbone)}: is no safetensors, and a pickle is never read here; turn it into one with "
+            "`tools/convert_checkpoint.py lpips`"
+        )
+    try:
+        config = read_config(path)
+    except InputError as why:
+        raise InputError(f"--lpips {why}; {CURE}") from why
+    if config.get("model") != "lpips" or config.get("network") not in ("alex", "vgg"):
+        raise InputError(f"--lpips {typed(backbone)}: holds no LPIPS network; {CURE}")
+    return config["network"]
 
 
 @lru_cache(maxsize=2)
-def _published(kind: Literal["alex", "vgg"], path: Path, backbone: str) -> Any:
-    """torchmetrics' LPIPS network with local weights in place of the ones that it would fetch."""
+def _published(backbone: str) -> Any:
+    """torchmetrics' LPIPS network with the file's weights in place of the ones that it would fetch and unpickle."""
     from torchmetrics.functional.image.lpips import _LPIPS
 
+    kind, stored = kind_of(backbone), load_weights(Path(backbone))
+    with torch.random.fork_rng(devices=[]):  # building a network draws numbers that the caller did not ask for
+        network = _LPIPS(net=kind, pretrained=False, pnet_rand=True)
     try:
-        stored = load_weights(path) if path.suffix == ".safetensors" else _tensors_only(path)
-        with torch.random.fork_rng(devices=[]):  # building a network draws numbers that the caller did not ask for
-            network = _LPIPS(net=kind, pnet_rand=True)
-        wanted = {key: f"features.{key.split('.', 1)[1]}" for key in network.net.state_dict()}
-        network.net.load_state_dict({key: stored[name].float() for key, name in wanted.items()}, strict=True)
-    except Exception as why:  # zip, pickle, key, shape: whatever a file that is something else sets off
-        raise InputError(
-            f"--lpips {typed(backbone)}: is not torchvision's {kind} weights ({one_line(why)}); give {FILES[kind]}"
-        ) from why
+        network.load_state_dict({key: stored[_name(key)].float() for key in network.state_dict()}, strict=True)
+    except (KeyError, RuntimeError) as why:
+        raise InputError(f"--lpips {typed(backbone)}: is not a whole {kind} network ({one_line(why)}); {CURE}") from why
     return network.eval().requires_grad_(False)
+
+
+def _name(key: str) -> str:
+    """torchmetrics' key -> torchvision's (its slices keep the layer numbers), or the linear layer's one name of two."""
+    return f"features.{key.split('.', 2)[2]}" if key.startswith("net.") else key.replace("lins.", "lin", 1)

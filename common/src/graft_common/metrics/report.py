@@ -12,10 +12,12 @@ from graft_common.metrics.perceptual import kind_of
 
 def name(metric: str, backbone: str) -> str:
     """The metric's name with its network: ("lpips", "tiny") -> "lpips_tiny", and
-    ("clip_text", "openai/clip-vit-base-patch32") -> "clip_text_vit_base_patch32": a path or hub id gives its last part.
+    ("clip_text", "openai/clip-vit-base-patch32") -> "clip_text_vit_base_patch32": CLIP's path or hub id gives its last
+    part, LPIPS' file says which network it holds.
 
     Raises:
-        InputError: a LPIPS network that is neither tiny, AlexNet nor VGG, or a folder whose name would pass for tiny.
+        InputError: a LPIPS network that is neither tiny nor a file that says which it is, or a folder whose name would
+            pass for tiny.
     """
     if metric == "lpips":
         return f"{metric}_{kind_of(backbone)}"

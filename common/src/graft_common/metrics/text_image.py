@@ -140,7 +140,8 @@ def _published(backbone: str, device: str) -> _Towers:
             "with a '/'"
         )
     try:
-        model = CLIPModel.from_pretrained(backbone, local_files_only=local).eval().requires_grad_(False).to(device)
+        model = CLIPModel.from_pretrained(backbone, local_files_only=local, use_safetensors=True)  # no pickle
+        model = model.eval().requires_grad_(False).to(device)
         processor = CLIPImageProcessor.from_pretrained(backbone, local_files_only=local)
         tokenizer = CLIPTokenizer.from_pretrained(backbone, local_files_only=local)
     except Exception as why:  # the hub client and the readers raise many kinds: offline, misspelt, not a CLIP, damaged

@@ -11,22 +11,21 @@ from torch import Tensor
 
 from graft_common import bundle as weights
 from graft_common.bundle import Bundle
-from graft_common.console import Run, checked_out, progress, write_json
+from graft_common.console import checked_out, progress, write_json
 from graft_common.inversion import dpm_walk
-from graft_common.metrics import metrics_json
+from graft_common.metrics import metrics_json, name
 from graft_common.provenance import stamp
 from tficomp.composite import composite
 from tficomp.config import MethodConfig
 from tficomp.config_study import AblateConfig
 from tficomp.denoise import Denoiser, Reference, compose, invert
 from tficomp.encode import encode
-from tficomp.manifest import read_manifest
 from tficomp.panel import outlined, panel
 from tficomp.place import place
 from tficomp.records import Inputs, Latents, Result
 from tficomp.score import score
-from tficomp.study import Scores, groups, joined, read_group, summaries, table, write_text
-from tficomp.weights import denoiser, load_bundle, working_size
+from tficomp.study import Scores, begun, groups, joined, read_group, summaries, table, write_text
+from tficomp.weights import denoiser, opened, working_size
 from tficomp.write import write_png
 
 Cell = tuple[str, np.ndarray]  # a label and the picture under it
@@ -110,15 +109,10 @@ def run_ablate(config: AblateConfig, command: list[str]) -> dict[str, Any]:
     """The verb `ablate`: writes panel.png (rows T', columns tau), table.json, table.md and run.json."""
     settings = config.settings()
     out = checked_out(config.out)
-    rows = read_manifest(config.manifest)
-    record = Run(command, config, "graft-tficomp")
-    if config.manifest.is_file():
-        record.read("manifest", config.manifest)
-    with record.stage("load"):
-        bundle = load_bundle(config)
-        working_size(config, bundle)
-        record.weights = bundle.weights()
-    network = denoiser(config, bundle)
+    for metric, judge in (("lpips", config.lpips), ("clip_text", config.clip)):
+        name(metric, judge)  # refuses a network that is none, before the work
+    rows, record = begun(config, command)
+    bundle, network = opened(config, record)
     backbones = {"perceptual": config.lpips, "image_text": config.clip}
     parts: list[list[Scores]] = [[] for _ in settings]
     shown: list[list[Cell]] = []
@@ -136,7 +130,7 @@ def run_ablate(config: AblateConfig, command: list[str]) -> dict[str, Any]:
     scores = {label(one): joined(part) for one, part in zip(settings, parts, strict=True)}
     note = stamp("tficomp", config.seed, record.weights, record.digests)
     with record.stage("write"):
-        means = {name: summaries(column) for name, column in scores.items()}
+        means = {setting: summaries(column) for setting, column in scores.items()}
         base = next(iter(scores))
         extra = {"setting": base, "compared": means, "tau_mode": config.tau_mode}
         write_json(out / "table.json", metrics_json("tficomp", "ablate", scores[base], backbones, extra))

@@ -25,8 +25,9 @@ from tficomp.frame import from_frame
 from tficomp.place import place
 from tficomp.records import Inputs, Placed, Result
 from tficomp.tficon import centred, run_tficon
-from tficomp.weights import denoiser, working_size
+from tficomp.weights import Grid, denoiser, working_size
 
+WITHOUT_NETWORK = ("copy-paste", "poisson")
 GROWN = 4  # pixels: the 3 that OpenCV's clone erodes off a mask, and one so that the lesion's outline is cloned too
 
 
@@ -34,7 +35,7 @@ def run_baseline(
     name: str,
     samples: Sequence[Inputs],
     config: MethodConfig,
-    bundle: Bundle,
+    bundle: Bundle | Grid,
     seeds: Sequence[int],
     *,
     strength: int | float = 0.3,
@@ -47,6 +48,7 @@ def run_baseline(
         name: one of `METHODS`. copy-paste and poisson use no network, and change no pixel outside the lesion (poisson:
             outside its box and 3 px of the frame around it).
         seeds: one for each sample, for the noise of sdedit, bld and tficon.
+        bundle: loaded; for copy-paste and poisson its grid is enough.
         strength: of sdedit, the share of the T steps.
 
     Raises:
@@ -62,10 +64,12 @@ def run_baseline(
     size = working_size(config, bundle)
     with record.stage("place"):
         placed = [place(s, config, size, bundle.factor) for s in samples]
-    if name in ("copy-paste", "poisson"):
+    if name in WITHOUT_NETWORK:
         answer = pasted if name == "copy-paste" else cloned
         with record.stage(name):
             return [answer(s, p, config) for s, p in zip(samples, placed, strict=True)]
+    if isinstance(bundle, Grid):
+        raise TypeError(f"{name} needs the loaded bundle, not its grid")
     network = counter or denoiser(config, bundle)
     job = Job(samples, placed, config, bundle, network, tuple(seeds), strength, record)
     with record.stage("denoise"):

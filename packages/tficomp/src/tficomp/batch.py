@@ -13,12 +13,13 @@ from graft_common.errors import InputError
 from graft_common.files import read_bytes, typed
 from graft_common.provenance import public_config, stamp
 from tficomp.config import BatchConfig
+from tficomp.config_study import BaselineConfig
 from tficomp.denoise import Denoiser
 from tficomp.export import export_coco, export_yolo
 from tficomp.inputs import read_inputs
 from tficomp.manifest import Row, read_manifest
 from tficomp.pipeline import compose_batch
-from tficomp.weights import denoiser, load_bundle, working_size
+from tficomp.weights import opened
 from tficomp.write import write_panel, write_result
 
 PLAN = "batch.json"
@@ -35,7 +36,7 @@ def run_batch(config: BatchConfig, command: list[str]) -> dict[str, Any]:
         raise InputError(f"--batch-size {config.batch_size}: must be at least 1")
     out = checked_out(config.out)
     rows = read_manifest(config.manifest)
-    groups = plan(config, rows, out)
+    groups, begun = plan(config, rows, out)
     record = Run(command, config, "graft-tficomp")
     if config.manifest.is_file():
         record.read("manifest", config.manifest)
@@ -44,11 +45,8 @@ def run_batch(config: BatchConfig, command: list[str]) -> dict[str, Any]:
     before = json.loads(read_bytes(out / "run.json")) if not todo and (out / "run.json").exists() else None
     network = None
     if todo:
-        with record.stage("load"):
-            bundle = load_bundle(config)
-            working_size(config, bundle)
-            record.weights = bundle.weights()
-        network = denoiser(config, bundle)
+        bundle, network = opened(config, record)
+        write_json(out / PLAN, begun)
         with progress("compose", sum(len(group) for group, _ in todo), quiet=config.json) as advance:
             for group, missing in todo:
                 _compose_group(group, missing, config, command, out, record, bundle, network)
@@ -67,8 +65,11 @@ def run_batch(config: BatchConfig, command: list[str]) -> dict[str, Any]:
     return record.write(out)
 
 
-def plan(config: BatchConfig, rows: Sequence[Row], out: Path) -> list[list[Row]]:
-    """The groups: those of the first run when it is resumed, else consecutive ones of --batch-size.
+def plan(
+    config: BatchConfig | BaselineConfig, rows: Sequence[Row], out: Path
+) -> tuple[list[list[Row]], dict[str, Any]]:
+    """The groups, those of the first run when it is resumed, else consecutive ones of --batch-size; and what `PLAN` holds,
+    to be written once nothing more can be refused.
 
     Raises:
         InputError: a batch is there already and --resume was not given, or it was made with other rows or settings.
@@ -76,7 +77,7 @@ def plan(config: BatchConfig, rows: Sequence[Row], out: Path) -> list[list[Row]]
     path = out / PLAN
     settings = public_config(dataclasses.asdict(config))
     for free in ("resume", "json", "out", "batch_size", "export"):
-        settings.pop(free)
+        settings.pop(free, None)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     if path.exists() and not config.resume:
         raise InputError(f"--out {typed(config.out)}: holds a batch already; pass --resume to go on or choose another")
@@ -89,8 +90,8 @@ def plan(config: BatchConfig, rows: Sequence[Row], out: Path) -> list[list[Row]]
         size = int(stored["batch_size"])
     else:
         size = config.batch_size
-        write_json(path, {"batch_size": size, "keys": [row.key for row in rows], "settings": digest})
-    return [list(rows[i : i + size]) for i in range(0, len(rows), size)]
+    written = {"batch_size": size, "keys": [row.key for row in rows], "settings": digest}
+    return [list(rows[i : i + size]) for i in range(0, len(rows), size)], written
 
 
 def _compose_group(
@@ -120,6 +121,8 @@ def _compose_group(
         own.measures = {
             **result.measures,
             "notes": list(sample.notes),
+            "window": sample.background.source.window,
+            "window_from": sample.background.source.window_from,
             "row_seed": row.sources.seed,
             "prompt": sample.prompt,
         }

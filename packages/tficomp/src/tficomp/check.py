@@ -12,14 +12,16 @@ from jaxtyping import Bool
 
 from graft_common.console import progress
 from graft_common.errors import InputError
-from graft_common.files import read_bytes, typed
+from graft_common.files import typed
 from graft_common.phantoms import box
 from graft_common.pixels import Picture, read_mask, read_picture, resize_mask
 from tficomp.config import CheckConfig
+from tficomp.inputs import refuse_swapped
 from tficomp.layouts import MARKS, Outlined, Tree, copies, draw_regions, fingerprint, lesion_mask, read_tree
 from tficomp.manifest import Row, read_manifest
 from tficomp.place import choose_frame
 from tficomp.tissue import place_in_tissue, tissue_mask
+from tficomp.weights import Grid, latent_grid
 
 CELLS = 4  # latent cells that a user's box should span
 TOKENS = 77  # positions of the text encoder, begin and end among them
@@ -34,15 +36,6 @@ class Finding:
     level: Level
     path: str
     what: str
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Working size and VAE factor that boxes are judged by."""
-
-    size: int
-    factor: int
-    name: str
 
 
 @dataclass
@@ -116,20 +109,6 @@ def is_tree(path: Path) -> bool:
     return any({mark.lower() for mark in marks} <= here for marks in MARKS.values() for here in names)
 
 
-def latent_grid(weights: str) -> Grid:
-    """Size and factor of a bundle from its configuration files; no weights are read.
-
-    Raises:
-        InputError: no such bundle.
-    """
-    from graft_common.bundle import find  # brings torch
-
-    name, folder = find(weights)
-    unet, vae = (json.loads(read_bytes(folder / part / "config.json")) for part in ("unet", "vae"))
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    return Grid(int(unet["sample_size"]) * factor, factor, name)
-
-
 @dataclass
 class Looker:
     """Reads each file once for all samples that share it; what fails becomes a finding and None."""
@@ -184,9 +163,13 @@ def check_row(row: Row, look: Looker, grid: Grid) -> None:
     background = look.picture(Path(str(sources.background)))
     for i, (image, outline) in enumerate(zip(sources.objects, sources.object_masks, strict=True)):
         picture = look.picture(Path(str(image)))
+        if picture is not None and _swapped(Path(str(outline)), picture, "object-mask", "object", report):
+            continue
         lesion = look.mask(Path(str(outline)), picture, sources.fit_mask)
         if sources.user_masks:
             path = Path(str(sources.user_masks[i]))
+            if background is not None and _swapped(path, background, "user-mask", "background", report):
+                continue
             user = look.mask(path, background, sources.fit_mask)
             if user is not None and background is not None:
                 _check_box(path, user, lesion, background, grid, report)
@@ -197,6 +180,15 @@ def check_row(row: Row, look: Looker, grid: Grid) -> None:
                 report.stop(row.key, str(why))
         if picture is not None and background is not None and is_colour(picture) and len(background.pixels) == 1:
             report.note(str(image), "is colour but its background is grey; its colours become grey")
+
+
+def _swapped(mask: Path, picture: Picture, flag: str, other: str, report: Report) -> bool:
+    try:
+        refuse_swapped(mask, picture, flag, other)
+    except InputError as why:
+        report.stop(mask, _said(mask, why))
+        return True
+    return False
 
 
 def _check_box(

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 
 from graft_common.pixels import feather, paste, with_channels
 from tficomp.config import MethodConfig
-from tficomp.frame import from_frame
+from tficomp.frame import from_frame, mask_on_box
 from tficomp.records import Inputs, Placed, Result
 
 FEATHER = 8  # px at 512
@@ -33,15 +33,18 @@ def composite(frame_pixels: Float[np.ndarray, "3 S S"], inputs: Inputs, placed: 
         whole = paste(base, whole, feather(users, FEATHER * placed.frame.side / 512))
     else:
         changed[spot] = True
-    lesion = lesion_on_background(placed, base.shape[1:])
+    lesions = lesions_on_background(placed, base.shape[1:])
+    labels = lesions & users if back else lesions
     measures: dict[str, Any] = {
         "channel_spread": float(np.ptp(frame_pixels, axis=0).mean()),
         "frame": [placed.frame.left, placed.frame.top, placed.frame.side],
         "boxes": [list(b) for b in placed.boxes],
         "paste_back": back,
     }
-    label = lesion & users if back else lesion
-    return Result(inputs.background, whole, changed, label, copy_paste(inputs, placed), frame_pixels, placed, measures)
+    naive = copy_paste(inputs, placed)
+    return Result(
+        inputs.background, whole, changed, np.logical_or.reduce(labels), labels, naive, frame_pixels, placed, measures
+    )  # fmt: skip
 
 
 def keeps_stored(inputs: Inputs) -> bool:
@@ -50,12 +53,24 @@ def keeps_stored(inputs: Inputs) -> bool:
     return source.kind in ("dicom", "nifti") or source.bits > 8
 
 
-def lesion_on_background(placed: Placed, shape: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-    """The relocated lesion masks at the background's resolution: half coverage or more."""
-    cover, spot = from_frame(np.logical_or.reduce(placed.object_masks)[None].astype(np.float32), placed.frame)
-    mask = np.zeros(shape, bool)
-    mask[spot] = cover[0] >= 0.5
-    return mask
+def lesions_on_background(placed: Placed, shape: tuple[int, int]) -> Bool[np.ndarray, "n H W"]:
+    """Each relocated lesion's mask at the background's resolution, half coverage or more; later lesions over earlier.
+
+    Where the frame is scaled they are drawn from the object's own pixels, not from the frame's, whose steps would show.
+    """
+    frame, masks = placed.frame, np.zeros((len(placed.boxes), *shape), bool)
+    if frame.side == frame.size:
+        drawn, spot = from_frame(placed.object_masks.astype(np.float32), frame)
+        masks[(slice(None), *spot)] = drawn > 0
+    else:
+        scale = frame.side / frame.size
+        for i, (own, (left, top, right, bottom)) in enumerate(zip(placed.lesion_masks, placed.boxes, strict=True)):
+            where = (left * scale + frame.left, top * scale + frame.top,
+                     right * scale + frame.left, bottom * scale + frame.top)  # fmt: skip
+            masks[i] = mask_on_box(own, where, shape)
+    for i in range(len(masks) - 1):
+        masks[i] &= ~masks[i + 1 :].any(axis=0)
+    return masks
 
 
 def copy_paste(inputs: Inputs, placed: Placed) -> Float[np.ndarray, "C H W"]:
@@ -65,6 +80,6 @@ def copy_paste(inputs: Inputs, placed: Placed) -> Float[np.ndarray, "C H W"]:
     for pixels, mask in zip(placed.objects, placed.object_masks, strict=True):
         pasted[:, mask] = pixels[:, mask]
     new, spot = from_frame(with_channels(pasted, len(base)), placed.frame)
-    lesion = lesion_on_background(placed, base.shape[1:])[spot]
+    lesion = np.logical_or.reduce(lesions_on_background(placed, base.shape[1:]))[spot]
     base[(slice(None), *spot)] = np.where(lesion, new, base[(slice(None), *spot)])
     return base

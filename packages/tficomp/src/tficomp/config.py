@@ -115,8 +115,8 @@ class ComposeConfig(MethodConfig):
     """Mask of that lesion (grey level above 127); once per --object."""
     user_mask: Paths = ()
     """Mask or box on the background that says where it goes; once per --object, or none for a place in tissue."""
-    prompt: str = "An MRI scan of a cancerous brain"
-    """What the result shows."""
+    prompt: str
+    """What the result shows, e.g. "An MRI scan of a cancerous brain"."""
     out: Path = Path("out/compose")
     """Folder for result.png, copy_paste.png, lesion_mask.png, panel.png and run.json."""
     variants: int = 0

@@ -23,7 +23,7 @@ class BaselineConfig(MethodConfig):
     batch_size: int = 8
     """Samples in one pass through the network."""
     resume: bool = False
-    """Keep the samples that are done; an unfinished group of --batch-size is computed again whole."""
+    """Go on where an interrupted run stopped, with its groups."""
     fit_mask: bool = False
     """Resize masks whose size differs when the aspects agree within 5 %; always on for TF-ICON folders."""
 
@@ -72,7 +72,7 @@ class AblateConfig(MethodConfig):
     shown: int = 1
     """Samples in the picture grid."""
     lpips: str = "tiny"
-    """Network of LPIPS: tiny, or alex, vgg, or the path of torchvision's weights of one of these."""
+    """Network of LPIPS: tiny, or the file of AlexNet or VGG16 that tools/convert_checkpoint.py writes."""
     clip: str = "tiny"
     """Network of the CLIP scores: tiny, or a local folder or hub id of a CLIP model."""
     fit_mask: bool = False
@@ -115,7 +115,7 @@ class EvaluateConfig(MethodConfig):
     batch_size: int = 8
     """Samples in one pass through the network."""
     lpips: str = "tiny"
-    """Network of LPIPS: tiny, or alex, vgg, or the path of torchvision's weights of one of these."""
+    """Network of LPIPS: tiny, or the file of AlexNet or VGG16 that tools/convert_checkpoint.py writes."""
     clip: str = "tiny"
     """Network of the CLIP scores: tiny, or a local folder or hub id of a CLIP model."""
     fit_mask: bool = False

@@ -15,7 +15,7 @@ from tficomp.inputs import Sources, read_inputs
 from tficomp.pipeline import compose_batch
 from tficomp.records import Inputs
 from tficomp.score import doing_nothing, score
-from tficomp.weights import denoiser, load_bundle
+from tficomp.weights import opened
 from tficomp.write import write_panel, write_result
 
 FIRST = 10_000_101  # held-out seeds: the weights have not seen these pictures
@@ -60,13 +60,10 @@ def run_demo(config: DemoConfig, command: list[str]) -> dict[str, Any]:
         weights=config.weights, device=config.device, dtype=config.dtype, compile=config.compile, seed=config.seed,
         canvas="background", paste_back=True,
     )  # fmt: skip
-    with record.stage("load"):
-        bundle = load_bundle(config)
-        record.weights = bundle.weights()
+    bundle, network = opened(settings, record)
     with record.stage("read"):
         samples = demo_samples()
         record.digests = {f"background_{s.key}": s.background.source.sha256 for s in samples}
-    network = denoiser(settings, bundle)
     with progress("compose", 1, quiet=config.json) as advance:
         results = compose_batch(samples, settings, bundle, record=record, counter=network)
         advance(1)

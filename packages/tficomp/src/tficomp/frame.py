@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
+from PIL import Image
 
 from graft_common.pixels import resize, resize_mask
 from tficomp.records import Box, Frame
@@ -58,6 +59,29 @@ def from_frame(
     bottom, right = min(frame.top + frame.side, frame.height), min(frame.left + frame.side, frame.width)
     inside = whole[:, top - frame.top : bottom - frame.top, left - frame.left : right - frame.left]
     return np.ascontiguousarray(inside, np.float32), (slice(top, bottom), slice(left, right))
+
+
+def mask_on_box(
+    mask: Bool[np.ndarray, "H W"], where: tuple[float, float, float, float], shape: tuple[int, int]
+) -> Bool[np.ndarray, "h w"]:
+    """A mask stretched onto a box of a picture of `shape`: (left, top, right, bottom) in pixels, fractions allowed.
+
+    A pixel belongs where half of it is covered; a mask coarser than the picture is interpolated first, so that its edge
+    does not show the mask's own pixels. One that is thinner than a pixel keeps the pixels that it covers most.
+    """
+    left, top, right, bottom = where
+    x0, y0, x1, y1 = math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
+    across, down = mask.shape[1] / (right - left), mask.shape[0] / (bottom - top)  # mask pixels a picture pixel
+    pad_x, pad_y = math.ceil(across) + 1, math.ceil(down) + 1
+    wide = Image.fromarray(np.pad(mask, ((pad_y, pad_y), (pad_x, pad_x))).astype(np.float32))
+    source = (pad_x + (x0 - left) * across, pad_y + (y0 - top) * down,
+              pad_x + (x1 - left) * across, pad_y + (y1 - top) * down)  # fmt: skip
+    how = Image.Resampling.BOX if min(across, down) >= 1 else Image.Resampling.BILINEAR
+    cover = np.zeros(shape, np.float32)
+    rows, cols = slice(max(y0, 0), min(y1, shape[0])), slice(max(x0, 0), min(x1, shape[1]))
+    drawn = np.asarray(wide.resize((x1 - x0, y1 - y0), how, box=source))
+    cover[rows, cols] = drawn[rows.start - y0 : rows.stop - y0, cols.start - x0 : cols.stop - x0]
+    return (cover >= min(0.5, float(cover.max()))) & (cover > 0)
 
 
 def resized_mask(mask: Bool[np.ndarray, "H W"], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:

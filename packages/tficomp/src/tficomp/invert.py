@@ -20,7 +20,7 @@ from tficomp.config_study import InvertConfig, as_method
 from tficomp.denoise import Denoiser
 from tficomp.frame import choose_frame, from_frame, to_frame
 from tficomp.panel import panel, to_uint8
-from tficomp.weights import denoiser, load_bundle, working_size
+from tficomp.weights import denoiser, opened, working_size
 from tficomp.write import write_png
 
 GridName = Literal["time", "integer", "lambda"]
@@ -72,12 +72,9 @@ def run_invert(config: InvertConfig, command: list[str]) -> dict[str, Any]:
     with record.stage("read"):
         picture = read_picture(config.image, window=config.window, slice_index=config.slice)
         record.read("image", config.image)
-    with record.stage("load"):
-        bundle = load_bundle(config)
-        size = working_size(config, bundle)
-        record.weights = bundle.weights()
     method = as_method(config)
-    networks = {(method.grid, method.order): denoiser(method, bundle)}
+    bundle, first = opened(method, record)
+    size, networks = working_size(method, bundle), {(method.grid, method.order): first}
     if config.compare:
         for grid in GRIDS:
             for order in ORDERS:

@@ -56,11 +56,15 @@ def panel(rows: Sequence[Sequence[tuple[str, Float[np.ndarray, "_ _ _"]]]], titl
 def sample_row(inputs: Inputs, result: Result) -> list[tuple[str, Float[np.ndarray, "_ _ _"]]]:
     """Inputs | outputs of one sample."""
     users = np.logical_or.reduce([lesion.user_mask for lesion in inputs.lesions])
-    first = inputs.lesions[0]
+    several = len(inputs.lesions) > 1
+    objects = [
+        (f"object {i} + lesion mask" if several else "object + lesion mask", outlined(lesion.pixels, lesion.mask))
+        for i, lesion in enumerate(inputs.lesions, start=1)
+    ]
     mask = result.lesion_mask.astype(np.float32)[None] * 2 - 1
     return [
         ("background + user mask", outlined(inputs.background.pixels, users)),
-        ("object + lesion mask", outlined(first.pixels, first.mask)),
+        *objects,
         ("copy-paste", result.copy_paste),
         ("composed (synthetic)", result.pixels),
         ("lesion mask", mask),

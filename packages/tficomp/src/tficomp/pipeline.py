@@ -19,7 +19,7 @@ from tficomp.encode import encode
 from tficomp.inputs import Source, Sources, read_inputs
 from tficomp.place import place
 from tficomp.records import Inputs, Lesion, Result
-from tficomp.weights import denoiser, load_bundle, working_size
+from tficomp.weights import denoiser, load_bundle, opened, working_size
 from tficomp.write import write_panel, write_result
 
 
@@ -125,11 +125,7 @@ def run_compose(config: ComposeConfig, command: list[str]) -> dict[str, Any]:
         inputs = read_inputs(sources)
         for role, path in sources.paths().items():
             record.read(role, path)
-    with record.stage("load"):
-        bundle = load_bundle(config)
-        working_size(config, bundle)
-        record.weights = bundle.weights()
-    network = denoiser(config, bundle)
+    bundle, network = opened(config, record)
     seeds = [config.seed + i for i in range(config.variants)]
     samples = [jittered(inputs, seed) for seed in seeds] or [inputs]
     results = compose_batch(samples, config, bundle, seeds=seeds or None, record=record, counter=network)
@@ -142,7 +138,10 @@ def run_compose(config: ComposeConfig, command: list[str]) -> dict[str, Any]:
             names = write_result(result, folder, own)
             write_panel([(sample, result)], folder / "panel.png", f"{config.prompt} (synthetic)", own)
             record.outputs += [prefix + name for name in (*names, "panel.png")]
-    record.measures = {
+    if seeds:  # the first one's measures stand below as well
+        drawn = zip(seeds, results, strict=True)
+        record.measures["variants"] = [{"seed": seed, **result.measures} for seed, result in drawn]
+    record.measures |= {
         **results[0].measures, "network_calls": network.calls, "network_items": network.items, "notes": list(inputs.notes),
         "window": inputs.background.source.window, "window_from": inputs.background.source.window_from,
         "t_start": config.start, "lowest_rectified": config.lowest_rectified, "size": working_size(config, bundle),

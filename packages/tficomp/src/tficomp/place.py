@@ -19,23 +19,22 @@ def place(inputs: Inputs, config: MethodConfig, size: int, factor: int) -> Place
     users = np.logical_or.reduce([lesion.user_mask for lesion in inputs.lesions])
     frame = choose_frame((height, width), box_of(users), size, config.context)
     background = to_frame(with_channels(inputs.background.pixels, 3), frame)
-    objects, masks, boxes = [], [], []
-    for lesion in inputs.lesions:
-        pixels, mask, where = relocate(lesion, frame, config, factor, background)
-        objects.append(pixels)
-        masks.append(mask)
-        boxes.append(where)
+    moved = [relocate(lesion, frame, config, factor, background) for lesion in inputs.lesions]
+    objects, masks, boxes, cropped = zip(*moved, strict=True)
     m_obj = np.stack([latent_mask(mask, factor, config.mask_mode) for mask in masks])
     grown = ndimage.binary_dilation(np.logical_or.reduce(m_obj), np.ones((3, 3), bool))
     user_mask = mask_to_frame(users, frame)
     cells = latent_mask(user_mask, factor, config.mask_mode, every=True)
-    return Placed(frame, background, np.stack(objects), np.stack(masks), user_mask, tuple(boxes), m_obj, cells | grown)
+    return Placed(
+        frame, background, np.stack(objects), np.stack(masks), user_mask, boxes, cropped, m_obj, cells | grown
+    )  # fmt: skip
 
 
 def relocate(
     lesion: Lesion, frame: Frame, config: MethodConfig, factor: int, background: Float32[np.ndarray, "3 S S"]
-) -> tuple[Float32[np.ndarray, "3 S S"], Bool[np.ndarray, "S S"], Box]:
-    """The object image on its canvas, its mask there, and the rectangle that it covers (spec 2.2, steps 2 to 5).
+) -> tuple[Float32[np.ndarray, "3 S S"], Bool[np.ndarray, "S S"], Box, Bool[np.ndarray, "h w"]]:
+    """The object image on its canvas, its mask there, the rectangle that it covers (spec 2.2, steps 2 to 5), and the part
+    of the mask that lies in it, unscaled.
 
     The rectangle's corner is a multiple of `factor`, so that shifting the user's mask by whole cells shifts the lesion's
     latent mask by as many.
@@ -56,7 +55,7 @@ def relocate(
     canvas[(slice(None), *spot)] = resize(np.ascontiguousarray(pixels), size)
     placed = np.zeros((frame.size, frame.size), bool)
     placed[spot] = resized_mask(mask, size)
-    return canvas, placed, (left, top, left + size[1], top + size[0])
+    return canvas, placed, (left, top, left + size[1], top + size[0]), mask
 
 
 def latent_mask(mask: Bool[np.ndarray, "S S"], factor: int, mode: str, every: bool = False) -> Bool[np.ndarray, "h w"]:

@@ -75,6 +75,7 @@ class Placed:
         object_masks: (n, S, S), the relocated lesion masks.
         user_mask: (S, S), all users' masks as given.
         boxes: (left, top, right, bottom) of each pasted object image on the frame, in pixels.
+        lesion_masks: what lies in each box, at the object image's own resolution; labels are drawn from these.
         m_obj: (n, S/f, S/f) lesions on the latent grid.
         m_user: (S/f, S/f) user mask on the latent grid, grown to contain every lesion and one cell around it.
     """
@@ -85,6 +86,7 @@ class Placed:
     object_masks: Bool[np.ndarray, "n S S"]
     user_mask: Bool[np.ndarray, "S S"]
     boxes: tuple[tuple[int, int, int, int], ...]
+    lesion_masks: tuple[Bool[np.ndarray, "_ _"], ...]
     m_obj: Bool[np.ndarray, "n h w"]
     m_user: Bool[np.ndarray, "h w"]
 
@@ -122,8 +124,9 @@ class Result:
         pixels: (C, H, W) in [-1, 1].
         changed: (H, W), where `pixels` may differ from the background.
         lesion_mask: (H, W), the label of the new picture.
+        lesion_masks: (n, H, W), the part of it that belongs to each lesion; they share no pixel.
         copy_paste: (C, H, W), the naive answer, for comparison.
-        frame_pixels: (3, S, S), the decoded frame before it was put back.
+        frame_pixels: (3, S, S), the decoded frame before it was put back; (1, S, S) of a result read from a grey file.
         placed: geometry of the sample.
         measures: channel spread and the like.
     """
@@ -132,7 +135,8 @@ class Result:
     pixels: Float32[np.ndarray, "C H W"]
     changed: Bool[np.ndarray, "H W"]
     lesion_mask: Bool[np.ndarray, "H W"]
+    lesion_masks: Bool[np.ndarray, "n H W"]
     copy_paste: Float32[np.ndarray, "C H W"]
-    frame_pixels: Float[np.ndarray, "3 S S"]
+    frame_pixels: Float[np.ndarray, "C2 S S"]
     placed: Placed
     measures: dict[str, Any] = field(default_factory=dict)

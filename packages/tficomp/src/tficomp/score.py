@@ -40,7 +40,8 @@ def score(
     psnr_bg: dB outside the user mask, data_range 2 (pixels in [-1, 1]); equal pixels stop at 120 dB.
     ring_gradient: mean absolute gradient across the user mask's edge over that elsewhere; 1 is no seam.
     object_ssim: SSIM of the two crops, data_range 2.
-    channel_spread: largest minus smallest channel of what the network made, 0 to 2; the mean over pixels.
+    channel_spread: largest minus smallest channel of what the network made, 0 to 2; the mean over pixels. Left out where
+        only the grey mean of it is known.
 
     Args:
         backbones: "perceptual" -> LPIPS network, "image_text" -> CLIP network, as `graft_common.metrics` takes them;
@@ -80,8 +81,10 @@ def score(
         "psnr_bg": metrics.psnr(made, wanted, ~users),
         "ring_gradient": metrics.ring_gradient(made, users),
         "object_ssim": over_lesions(metrics.ssim(ours, theirs)),
-        "channel_spread": metrics.channel_spread(_stack([r.frame_pixels.astype(np.float32) for r in results])),
     }
+    if all(len(r.frame_pixels) == 3 for r in results):
+        frames = _stack([r.frame_pixels.astype(np.float32) for r in results])
+        columns["channel_spread"] = metrics.channel_spread(frames)
     return {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
 
 

@@ -7,17 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from graft_common.console import Run, checked_out, progress
-from graft_common.errors import InputError
-from graft_common.files import typed, write_bytes
+from graft_common.bundle import Bundle
+from graft_common.console import Run, checked_out, progress, write_json
+from graft_common.files import write_bytes
 from graft_common.metrics import bootstrap
 from graft_common.provenance import stamp
-from tficomp.baselines import run_baseline
-from tficomp.config_study import BaselineConfig
+from tficomp.baselines import WITHOUT_NETWORK, run_baseline
+from tficomp.batch import PLAN, plan
+from tficomp.config import MethodConfig
+from tficomp.config_study import AblateConfig, BaselineConfig, EvaluateConfig
+from tficomp.denoise import Denoiser
 from tficomp.inputs import read_inputs
 from tficomp.manifest import Row, read_manifest
 from tficomp.records import Inputs
-from tficomp.weights import denoiser, load_bundle, working_size
+from tficomp.weights import Grid, latent_grid, opened, working_size
 from tficomp.write import write_panel, write_result
 
 Scores = dict[str, np.ndarray]  # metric -> (n,)
@@ -29,14 +32,33 @@ def groups(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
         yield list(rows[i : i + size])
 
 
+def begun(config: BaselineConfig | AblateConfig | EvaluateConfig, command: list[str]) -> tuple[list[Row], Run]:
+    """The rows of the verb's manifest, and its record."""
+    rows, record = read_manifest(config.manifest), Run(command, config, "graft-tficomp")
+    if config.manifest.is_file():
+        record.read("manifest", config.manifest)
+    return rows, record
+
+
+def opened_for(methods: Iterable[str], config: MethodConfig, record: Run) -> tuple[Bundle | Grid, Denoiser | None]:
+    """Bundle and network where a method needs them, else the bundle's grid alone: nothing is loaded to copy and paste."""
+    if set(methods) - set(WITHOUT_NETWORK):
+        return opened(config, record)
+    with record.stage("load"):
+        grid = latent_grid(config.weights)
+        working_size(config, grid)
+    return grid, None
+
+
 def read_group(group: Iterable[Row], fit_mask: bool) -> list[Inputs]:
     """The inputs of some rows; --fit-mask adds to what the manifest says."""
     return [read_inputs(replace(row.sources, fit_mask=row.sources.fit_mask or fit_mask)) for row in group]
 
 
 def joined(parts: Sequence[Scores]) -> Scores:
-    """Scores of several batches as one."""
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    """Scores of several batches as one; a metric that some batch lacks is left out."""
+    known = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in known}
 
 
 def summaries(scores: Scores) -> dict[str, dict[str, Any]]:
@@ -69,22 +91,13 @@ def run_baseline_verb(config: BaselineConfig, command: list[str]) -> dict[str, A
     """The verb `baseline`: every row of the manifest by one other method, into `out/<id>/` as `batch` writes it."""
     config.check()
     out = checked_out(config.out)
-    rows = read_manifest(config.manifest)
+    rows, record = begun(config, command)
     done = [row.key for row in rows if (out / row.key / "run.json").exists()]
-    if done and not config.resume:
-        raise InputError(
-            f"--out {typed(config.out)}: holds {done[0]} already; pass --resume to go on or choose another"
-        )
-    record = Run(command, config, "graft-tficomp")
-    if config.manifest.is_file():
-        record.read("manifest", config.manifest)
-    with record.stage("load"):
-        bundle = load_bundle(config)
-        working_size(config, bundle)
-        record.weights = bundle.weights()
-    network = denoiser(config, bundle)
+    planned, content = plan(config, rows, out)
+    bundle, network = opened_for((config.method,), config, record)
+    write_json(out / PLAN, content)
     with progress(config.method, len(rows), quiet=config.json) as advance:
-        for group in groups(rows, config.batch_size):
+        for group in planned:
             if any(row.key not in done for row in group):
                 samples = read_group(group, config.fit_mask)
                 seeds = [config.seed + row.sources.seed for row in group]
@@ -103,7 +116,8 @@ def run_baseline_verb(config: BaselineConfig, command: list[str]) -> dict[str, A
                         _write(row, sample, result, seed, config, command, record, out)
             advance(len(group))
     record.outputs = [f"{row.key}/result.png" for row in rows]
-    record.measures = {"network_calls": network.calls, "network_items": network.items, "samples": len(rows)}
+    calls = (network.calls, network.items) if network else (0, 0)
+    record.measures = {"network_calls": calls[0], "network_items": calls[1], "samples": len(rows)}
     return record.write(out)
 
 

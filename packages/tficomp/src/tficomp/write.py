@@ -17,7 +17,7 @@ def write_result(result: Result, folder: Path, note: dict[str, Any]) -> list[str
     """Write result, copy_paste and lesion_mask into `folder`; returns their names.
 
     A PNG of each is always there. Where the background has another format, the result and the mask are also written in
-    that format, with stored values kept outside the mask.
+    that format, with stored values kept outside the mask. Of several lesions each has a `lesion_mask_<i>.png` as well.
     """
     names = ["result.png", "copy_paste.png", "lesion_mask.png"]
     suffix = output_suffixes(result.picture)[0]
@@ -31,8 +31,12 @@ def write_result(result: Result, folder: Path, note: dict[str, Any]) -> list[str
         write_like(result.picture, result.pixels, result.changed, folder / f"result{suffix}", note)
         write_mask_like(result.picture, result.lesion_mask, folder / f"lesion_mask{suffix}", note)
         names += [f"result{suffix}", f"lesion_mask{suffix}"]
-    write_png(folder / "lesion_mask.png", result.lesion_mask.astype(np.uint8) * np.uint8(255), note)
-    return names
+    masks = {"lesion_mask.png": result.lesion_mask}
+    if len(result.lesion_masks) > 1:  # each lesion's own; one that later ones cover wholly has none
+        masks |= {f"lesion_mask_{i}.png": mask for i, mask in enumerate(result.lesion_masks, start=1) if mask.any()}
+    for name, mask in masks.items():
+        write_png(folder / name, mask.astype(np.uint8) * np.uint8(255), note)
+    return names + list(masks)[1:]
 
 
 def write_panel(samples: list[tuple[Inputs, Result]], path: Path, title: str, note: dict[str, Any]) -> None:
