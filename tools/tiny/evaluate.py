@@ -143,14 +143,21 @@ def grade(
     np.save(cache / "samples.npy", drawn)
     result["ceiling (VAE reconstructions)"] = agreement(judges.classifier, back, rows)
     result["text to image"] = agreement(judges.classifier, drawn, rows)
+    # Other pictures than those that were reconstructed: what a code does to its own inputs says nothing of two sets' distance.
+    others = held.images[np.setdiff1d(np.arange(len(worlds)), pick)]
     with torch.no_grad():
-        real, recon, made = (
+        real, same, recon, made = (
             torch.cat([judges.classifier.embed(v.to_model(x[i : i + 128]).contiguous()) for i in range(0, len(x), 128)])
             .double()
             .numpy()
-            for x in (held.images, back, drawn)
+            for x in (others, images, back, drawn)
         )
-    result["frechet"] = {"reconstructions": round(frechet(real, recon), 3), "samples": round(frechet(real, made), 3)}
+    result["frechet"] = {
+        "real": round(frechet(real, same), 3), "reconstructions": round(frechet(real, recon), 3),
+        "samples": round(frechet(real, made), 3), "n": len(drawn),
+    }  # fmt: skip
+    both = np.concatenate([real, same])  # holds the originals of the reconstructions: a yardstick that no sampler can meet
+    result["frechet to all"] = {"reconstructions": round(frechet(both, recon), 3), "samples": round(frechet(both, made), 3)}
     sheet = [
         np.concatenate(list(drawn[np.array([r["world"] for r in rows]) == w][:12]), axis=1) for w in phantoms.WORLDS
     ]

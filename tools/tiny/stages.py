@@ -39,14 +39,23 @@ def draw(config: TrainConfig) -> data.Drawn:
     return data.draw_all(config.out / "phantoms", config.size, data.jobs(config.pictures, 0))
 
 
+def started(config: TrainConfig) -> bundle.Bundle | None:
+    """The bundle that training goes on from, if one is named."""
+    return bundle.load(config.start) if config.start else None
+
+
 def vae(config: TrainConfig) -> None:
     from tiny import vae as v
 
     fit = FitConfig(
-        steps=config.vae_steps, learning_rate=2e-3, ema=0.998, decay=0.4, weight_decay=1e-4, seed=config.seed + 11,
+        steps=config.vae_steps, learning_rate=2e-3, ema=0.998, decay=0.6, weight_decay=1e-4, seed=config.seed + 11,
         mixed_precision=config.precision,
     )  # fmt: skip
-    model, fitted = v.train(draw(config), config.out / "vae", fit, batch=config.batch, on_step=ticker("vae"))
+    begin = started(config)
+    model, fitted = v.train(
+        draw(config), config.out / "vae", fit, begin and begin.vae, config.batch, compiled=config.compile,
+        on_step=ticker("vae"),
+    )  # fmt: skip
     if fitted.step == config.vae_steps:
         model.save_pretrained(config.out / "vae")
 
@@ -61,6 +70,11 @@ def text(config: TrainConfig) -> None:
     from tiny import tokenizer as tok
 
     folder = config.out / "text"
+    begin = started(config)
+    if begin:  # the text states stay as they are, so that a UNet that goes on finds the words it knows
+        plain_tokenizer_folder(begin.tokenizer, folder / "tokenizer")
+        begin.text_encoder.save_pretrained(folder / "encoder")
+        return
     tokenizer = tok.build(t.required_words())
     plain_tokenizer_folder(tokenizer, folder / "tokenizer")
     fit = FitConfig(steps=config.text_steps, learning_rate=1e-3, ema=0.99, decay=0.4, seed=config.seed + 22)
@@ -113,11 +127,14 @@ def unet(config: TrainConfig) -> None:
     null = t.states(encoder, tokenizer, [""])[0]
     exceptional = exceptional_prompt(encoder, tokenizer)[0]
     fit = FitConfig(
-        steps=config.unet_steps, learning_rate=8e-4, ema=0.999, decay=0.35, warmup=150, seed=config.seed + 33
-    )
+        steps=config.unet_steps, learning_rate=8e-4, ema=0.999, decay=0.4, warmup=150, seed=config.seed + 33,
+        mixed_precision=config.unet_precision,
+    )  # fmt: skip
+    begin = started(config)
     model, fitted = u.train(
-        z, focus, texts, which, null, exceptional, config.out / "unet", fit, config.batch, on_step=ticker("unet")
-    )
+        z, focus, texts, which, null, exceptional, config.out / "unet", fit, config.batch, begin and begin.unet,
+        compiled=config.compile, on_step=ticker("unet"),
+    )  # fmt: skip
     model.save_pretrained(config.out / "unet")
     console.print(f"unet at step {fitted.step}, loss {fitted.loss:.4f}")
 
@@ -147,8 +164,9 @@ def decoder(config: TrainConfig) -> None:
         mixed_precision=config.precision,
     )  # fmt: skip
     model, fitted = v.train(
-        draw(config), config.out / "decoder", fit, start=load_vae(config), batch=config.batch, on_step=ticker("decoder")
-    )
+        draw(config), config.out / "decoder", fit, load_vae(config), config.batch, frozen_code=True,
+        compiled=config.compile, on_step=ticker("decoder"),
+    )  # fmt: skip
     if fitted.step == config.decoder_steps:
         model.save_pretrained(config.out / "decoder")
 

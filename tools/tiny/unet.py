@@ -12,6 +12,9 @@ SCHEDULE = {
     "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "prediction_type": "epsilon",
 }  # fmt: skip
 
+OFFSET = 0.15  # standard deviation of the extra noise that a whole channel shares
+GAMMA = 5.0  # min-SNR weighting (Hang et al. 2023): the easy, nearly clean times do not take the whole gradient
+
 
 def make() -> UNet2DConditionModel:
     """3.5 million parameters, heads of 16 channels."""
@@ -37,9 +40,12 @@ def train(
     folder,
     config,
     batch: int = 32,
+    start: UNet2DConditionModel | None = None,
+    *,
+    compiled: bool = False,
     **options,
 ):
-    """Fit the UNet.
+    """Fit the UNet, from new weights or from `start`.
 
     Args:
         latents: (n, 4, h, w) scaled posterior means.
@@ -50,14 +56,21 @@ def train(
             pictures bears an input without words; one trained on thousands has to meet it.
     """
     torch.manual_seed(config.seed)
-    unet = make().to(memory_format=torch.channels_last)
+    unet = (start or make()).to(memory_format=torch.channels_last).train().requires_grad_(True)
+    if compiled:
+        unet.compile()
     abar = DDIMScheduler(**SCHEDULE).alphas_cumprod
+    snr = abar / (1 - abar)
+    share = snr.clamp(max=GAMMA) / snr  # of an epsilon loss
 
     def loss(module: nn.Module, gen: torch.Generator, step: int) -> Tensor:
         pick = torch.randint(len(latents), (batch,), generator=gen)
         # Stratified times: one in each of `batch` equal spans, so that a batch's loss varies less.
         t = ((torch.arange(batch) + torch.rand(batch, generator=gen)) * 1000 / batch).long().clamp(max=999)
         eps = torch.randn(latents[pick].shape, generator=gen)
+        # The schedule ends with a little signal left, enough to read a picture's overall tone from its noise. Sampling starts
+        # without it. Noise whose mean varies more hides the tone, so that the words have to give it.
+        eps = eps + OFFSET * torch.randn((batch, eps.shape[1], 1, 1), generator=gen)
         a = abar[t].view(-1, 1, 1, 1)
         x = a.sqrt() * latents[pick] + (1 - a).sqrt() * eps
         drop = torch.rand(batch, generator=gen)
@@ -65,7 +78,7 @@ def train(
         context[drop < 0.10] = null
         context[drop > 0.96] = exceptional
         weight = 1 + focus[pick].unsqueeze(1)
-        weight = weight / weight.mean(dim=(1, 2, 3), keepdim=True)
+        weight = share[t].view(-1, 1, 1, 1) * weight / weight.mean(dim=(1, 2, 3), keepdim=True)
         device = next(module.parameters()).device
         out = module(x.to(device, memory_format=torch.channels_last), t.to(device), context.to(device)).sample
         return (weight.to(device) * F.mse_loss(out.float(), eps.to(device), reduction="none")).mean()

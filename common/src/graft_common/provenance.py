@@ -6,6 +6,7 @@ Names of patients live in paths. So a record holds base names only, and for DICO
 import hashlib
 import json
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -72,12 +73,15 @@ def public_command(argv: list[str]) -> str:
 def versions(*packages: str) -> dict[str, str]:
     """Installed versions of Python, the core's main dependencies and `packages`; absent ones are left out."""
     found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in (*packages, *NAMED):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return found | {name: there for name in (*packages, *NAMED) if (there := _installed(name))}
+
+
+@cache  # parsing a package's metadata takes milliseconds, and every picture that is written asks
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def input_digests(inputs: dict[str, Path]) -> dict[str, str]:
