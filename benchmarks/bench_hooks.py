@@ -1,6 +1,6 @@
 """What recording attention maps costs beside a plain UNet forward, and what the usual ways cost, in the same run.
 
-    python benchmarks/bench_hooks.py [--size tiny|sd21] [--device cpu] [--dtype float32] [--threads 1]
+    python benchmarks/bench_hooks.py [--size tiny|sd21] [--device cpu] [--dtype float32] [--threads 1] [--rows 2|1]
 
 Maps of the guidance kind: two text tokens at a quarter of the latent's size, one mask's self-attention column at half of it.
 
@@ -19,6 +19,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from graft_common.guidance import descend
 from graft_common.hooks import CrossColumns, SelfColumns, SelfMaps, Where, edit, find_sites, keep_keys_values, record
 from graft_common.rng import noise
 from timer import measure, report
@@ -65,15 +66,15 @@ class StoreEverything(AttnProcessor):
 
 @dataclass(frozen=True)
 class Setup:
-    """A UNet with random weights and one batch of two rows, as guidance runs it."""
+    """A UNet with random weights and one batch: two rows, as classifier-free guidance runs it, or one, as a guided step does."""
 
     unet: nn.Module
-    latent: Tensor  # (2, 4, side, side)
-    text: Tensor  # (2, 77, width)
+    latent: Tensor  # (rows, 4, side, side)
+    text: Tensor  # (rows, 77, width)
     mask: Tensor  # (1, side, side)
 
 
-def make_setup(size: str, device: str, dtype: torch.dtype) -> Setup:
+def make_setup(size: str, device: str, dtype: torch.dtype, rows: int = 2) -> Setup:
     """The UNet and its inputs, from fixed seeds."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(**SIZES[size]).eval().requires_grad_(False).to(device)
@@ -81,8 +82,8 @@ def make_setup(size: str, device: str, dtype: torch.dtype) -> Setup:
     side, width = unet.config.sample_size, unet.config.cross_attention_dim
     mask = torch.zeros(1, side, side, device=device)
     mask[:, side // 4 : side // 2, side // 4 :] = 1
-    latent = noise((2, 4, side, side), 0, device=device, dtype=dtype)
-    return Setup(unet, latent, noise((2, 77, width), 1, device=device, dtype=dtype), mask)
+    latent = noise((rows, 4, side, side), 0, device=device, dtype=dtype)
+    return Setup(unet, latent, noise((rows, 77, width), 1, device=device, dtype=dtype), mask)
 
 
 def forward(s: Setup, latent: Tensor | None = None) -> Tensor:
@@ -114,7 +115,7 @@ def kept(s: Setup) -> Any:
 
 def edited(s: Setup) -> Tensor:
     """One forward with the self-attention logits of one row in a caller's hands."""
-    with edit(s.unet, lambda logits, site, call: logits, Where(factor=2), rows=(1,)):
+    with edit(s.unet, lambda logits, site, call: logits, Where(factor=2), rows=(len(s.latent) - 1,)):
         return forward(s)
 
 
@@ -131,6 +132,24 @@ def eager(s: Setup, processor: AttnProcessor, latent: Tensor | None = None) -> T
             module.set_processor(before)
 
 
+def gradient(s: Setup) -> Tensor:
+    """Gradient of a plain forward with respect to the latent, nothing recorded: what `guided` is compared with."""
+    x = s.latent.clone().requires_grad_()
+    with torch.enable_grad():
+        return torch.autograd.grad(forward(s, x).float().square().mean(), x)[0]
+
+
+def guided_step(s: Setup, wants: tuple[Any, ...]) -> Tensor:
+    """A whole guided step: forward, gradient of the maps' loss, update."""
+
+    def loss(x: Tensor) -> Tensor:
+        with record(s.unet, *wants, grad=True, mode="ride") as rec:
+            forward(s, x)
+        return rec.mean(0).square().mean((1, 2, 3)) + rec.mean(1).mean((1, 2, 3))
+
+    return descend(s.latent, loss, 20.0).latent
+
+
 def guided_store(s: Setup) -> Tensor:
     """The loss of `guided` from stored probabilities, as published guidance code does it."""
     side, store = s.latent.shape[-1], []
@@ -140,25 +159,28 @@ def guided_store(s: Setup) -> Tensor:
         cross = [p[..., [5, 8]] for p in store if p.shape[1] == (side // 4) ** 2 and p.shape[2] == 77]
         own = [p for p in store if p.shape[1] == p.shape[2] == (side // 2) ** 2]
         small = F.interpolate(s.mask[None], size=side // 2, mode="area").flatten().to(x.dtype)
-        per_row = torch.stack(cross).unflatten(1, (2, -1)).mean(dim=(0, 2))
+        per_row = torch.stack(cross).unflatten(1, (len(s.latent), -1)).mean(dim=(0, 2))
         loss = per_row.square().mean() + torch.stack([p @ small for p in own]).mean()
         return torch.autograd.grad(loss, x)[0]
 
 
 def make_cases(s: Setup) -> dict[str, Callable[[], Any]]:
     """What is compared; `plain` is the forward that nothing hooks."""
+    last = (len(s.latent) - 1,)
     wants = CrossColumns((5, 8), Where(factor=4)), SelfColumns(s.mask, Where(factor=2))
     return {
         "plain": lambda: forward(s),
         "observe": lambda: recorded(s, *wants),
-        "observe, one row": lambda: recorded(s, *wants, rows=(1,)),
+        "observe, one row": lambda: recorded(s, *wants, rows=last),
         "ride": lambda: recorded(s, *wants, mode="ride"),
-        "observe self maps, one row": lambda: recorded(s, SelfMaps(Where(factor=2)), rows=(1,)),
+        "observe self maps, one row": lambda: recorded(s, SelfMaps(Where(factor=2)), rows=last),
         "observe every token, every cross site": lambda: recorded(s, CrossColumns(tuple(range(77)))),
         "keep keys and values": lambda: kept(s),
         "edit logits, one row": lambda: edited(s),
         "eager": lambda: eager(s, AttnProcessor()),
         "store": lambda: eager(s, StoreEverything([])),
+        "gradient, plain": lambda: gradient(s),
+        "guided step": lambda: guided_step(s, wants),
         "gradient, observe": lambda: guided(s, wants, "observe"),
         "gradient, ride": lambda: guided(s, wants, "ride"),
         "gradient, store": lambda: guided_store(s),
@@ -166,21 +188,25 @@ def make_cases(s: Setup) -> dict[str, Callable[[], Any]]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Print one JSON line per case; `ratio` is against the plain forward of this run."""
+    """Print one JSON line per case; `ratio` is against the plain forward, or forward and gradient, of this run."""
     parser = argparse.ArgumentParser(description="What recording attention maps costs beside a plain UNet forward.")
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls per case, at least 5")
+    parser.add_argument("--rows", type=int, choices=(1, 2), default=2, help="rows of the batch; 1 measures a guided step")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     dtype = getattr(torch, args.dtype)
-    setup = make_setup(args.size, args.device, dtype)
+    setup = make_setup(args.size, args.device, dtype, args.rows)
     shape = f"{args.size} " + "x".join(map(str, setup.latent.shape))
     with torch.no_grad():
         cases = make_cases(setup)
-        report([measure(name, run, shape, args.device, dtype, args.repeats) for name, run in cases.items()], "plain")
+        timings = [measure(name, run, shape, args.device, dtype, args.repeats) for name, run in cases.items()]
+        backward = [t for t in timings if t.case.startswith(("gradient", "guided"))]
+        report([t for t in timings if t not in backward], "plain")
+        report(backward, "gradient, plain")
 
 
 if __name__ == "__main__":

@@ -96,6 +96,6 @@ def test_the_root_readme_names_commands_and_status() -> None:
     assert "not for diagnosis" in text and "make demo" in text and "make test" in text
     built = {p.parent.name for p in ROOT.glob("packages/*/pyproject.toml")}
     rows = re.findall(r"^\| (?:\[)?`?(?:graft-)?(\w+)`?.*\| (\w+)[^|]*\|$", text, re.MULTILINE)
-    status = {name: word for name, word in rows if word in ("works", "planned")}
+    status = {name: word for name, word in rows if word in ("works", "partly", "planned")}
     assert len(status) == 9, status
-    assert {name for name, word in status.items() if word == "works"} == built
+    assert {name for name, word in status.items() if word != "planned"} == built

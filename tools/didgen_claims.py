@@ -247,7 +247,8 @@ def tables(found: dict[str, Any]) -> str:
     for label, key in (("region-aware fine-tune", "maps"), ("plain fine-tune, same steps", "maps plain")):
         if found[key]:
             rows.append(f"| {label} | {cell(found[key]['lesion'])} | {cell(found[key]['skin'])} |")
-    rows += ["", "| layouts | drawn against layout (IoU) | mask against drawn (IoU) | mask against layout | flagged |", "|---|---|---|---|---|"]
+    rows += ["", "| layouts | drawn against layout (IoU) | mask against drawn (IoU) | mask against layout | flagged |"]
+    rows.append("|---|---|---|---|---|")
     for key in ("unguided", "guided", "guided, no L_SA", "guided, no L_CA", "guided, markers", "guided, markers, no L_SA"):
         part = found[key]
         rows.append(
@@ -257,7 +258,8 @@ def tables(found: dict[str, Any]) -> str:
     for label, values in found["trivial"].items():
         rows.append(f"| {label} (trivial) | {cell(values)} | | | |")
     rows.append(f"| the layout itself as the mask (trivial) | | {cell(found['guided']['layout_drawn'])} | 1 | |")
-    rows += ["", "| requested in words | measured alike | alike or the next class | true phantoms, the captioner's own |", "|---|---|---|---|"]
+    rows += ["", "| requested in words | measured alike | alike or the next class | true phantoms, the captioner's own |"]
+    rows.append("|---|---|---|---|")
     for name, pairs in found["text"]["said"].items():
         alike, ceiling = [float(a == b) for a, b in pairs], found["text"]["ceiling"][name]
         next_to = cell([near(name, a, b) for a, b in pairs]) if name in ORDERED else ""

@@ -14,7 +14,9 @@ from typing import Literal
 import numpy as np
 
 STAGES = ("draw", "train", "tune", "assemble")
-ETAS = (5.0, 10.0, 20.0, 40.0, 80.0)
+ETAS = (15.0, 20.0, 30.0, 40.0, 60.0)
+BOX_STEPS = (2.5, 5.0, 10.0, 20.0)
+BOXES = ((0.1, 0.1, 0.55, 0.6), (0.4, 0.45, 0.9, 0.9), (0.3, 0.2, 0.7, 0.65), (0.05, 0.3, 0.5, 0.8))
 TUNED_ON = range(9_000_000, 9_000_024)  # training side of the held-out border, drawn by no training stage
 NOTE = {"method": "didgen", "world": "phantom", "synthetic": True}
 
@@ -131,7 +133,7 @@ def tune(config: DidgenConfig) -> None:
     layouts = [phantoms.draw("dermoscopy", config.size, seed).masks["lesion"] for seed in TUNED_ON]
     table = {}
     for eta in ETAS:
-        settings = LayoutConfig(weights=str(folder), eta=eta, steps=25)
+        settings = LayoutConfig(weights=str(folder), eta=eta)
         model = load_model(settings)
         prompts = [prompt_of(mask, i, model.seen) for i, mask in enumerate(layouts)]
         pairs = draw_pairs(layouts, prompts, list(range(len(layouts))), settings, model)
@@ -140,8 +142,39 @@ def tune(config: DidgenConfig) -> None:
         table[eta] = {"layout": float(np.mean(fits)), "annotation": float(np.mean(own))}
         print(json.dumps({"eta": eta, **table[eta]}), flush=True)
     best = max(table, key=lambda eta: table[eta]["layout"])
-    write_json(folder / "guidance.json", {"eta": best, "box": best})
-    write_json(config.out / "tune.json", {str(k): v for k, v in table.items()})
+    boxes = {strength: _box_fit(folder, strength) for strength in BOX_STEPS}
+    print(json.dumps({"box": boxes}), flush=True)
+    write_json(folder / "guidance.json", {"eta": best, "box": max(boxes, key=lambda strength: boxes[strength])})
+    found = {"eta": {str(k): v for k, v in table.items()}, "box": {str(k): v for k, v in boxes.items()}}
+    write_json(config.out / "tune.json", found)
+
+
+def _box_fit(folder: Path, strength: float) -> float:
+    """Mean IoU of a box with the box around what is drawn for it; 0 where no lesion is found."""
+    from didgen.config import DrawConfig
+    from didgen.denoise import strengths
+    from didgen.pipeline import draw_pictures
+    from didgen.prompts import prompt_of_box
+    from didgen.segment import segment_lesion
+    from didgen.weights import load_model
+    from graft_common.phantoms import box as box_of
+
+    config = DrawConfig(weights=str(folder))
+    model, fits = load_model(config), []
+    for i, wanted in enumerate(BOXES):
+        seeds = [9_100_000 + 10 * i + k for k in range(4)]
+        prompts = [prompt_of_box(wanted, seed, model.seen) for seed in seeds]
+        sizes = strengths(config.steps, 0.5, strength, decay=True)
+        for image in draw_pictures(prompts, seeds, config, model, box=wanted, sizes=sizes):
+            found = box_of(segment_lesion(image))
+            fits.append(_overlap(wanted, tuple(v / len(image) for v in found)) if found else 0.0)
+    return float(np.mean(fits))
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    width, height = (max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1))
+    both = sum((x[2] - x[0]) * (x[3] - x[1]) for x in (a, b))
+    return width * height / (both - width * height)
 
 
 def assemble(config: DidgenConfig) -> None:

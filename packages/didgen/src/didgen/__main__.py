@@ -1,0 +1,5 @@
+"""`python -m didgen`."""
+
+from didgen.cli import entry
+
+entry()
