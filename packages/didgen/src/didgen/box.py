@@ -43,7 +43,9 @@ def run_box(config: BoxConfig, command: list[str]) -> dict[str, Any]:
     eta = model.guidance["box"] if config.strength is None else config.strength
     sizes = strengths(config.steps, config.share, eta, decay=True)
     network = denoiser(model.bundle, config)
-    shown, names, shape = [], [], (0, 0)
+    shown: list[tuple[str, np.ndarray]] = []
+    names: list[str] = []
+    shape: tuple[int, ...] = (0, 0)
     with progress("draw", config.n, quiet=config.json) as advance:
         for first in range(0, config.n, config.batch_size):
             part = slice(first, first + config.batch_size)

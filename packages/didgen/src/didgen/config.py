@@ -242,9 +242,9 @@ class TrainConfig:
             raise InputError(f"--learning-rate {self.learning_rate}: must be above 0")
         if not (math.isfinite(self.alpha) and self.alpha >= 0):
             raise InputError(f"--alpha {self.alpha}: must be 0 or more")
-        for flag, value in (("--drop", self.drop), ("--decay", self.decay), ("--ema", self.ema)):
-            if not 0 <= value < 1:
-                raise InputError(f"{flag} {value}: must be from 0 to below 1")
+        for flag, part in (("--drop", self.drop), ("--decay", self.decay), ("--ema", self.ema)):
+            if not 0 <= part < 1:
+                raise InputError(f"{flag} {part}: must be from 0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,8 +38,8 @@ class Denoiser:
     network: Callable[..., Any] | None = field(default=None, repr=False)
     calls: int = 0
 
-    def output(self, x: Tensor, k: int, context: Tensor, watched: bool = False) -> Tensor | None:
-        """Raw network output; None where `until_level` ended the forward early. `watched`: hooks need the plain module."""
+    def output(self, x: Tensor, k: int, context: Tensor, watched: bool = False) -> Tensor:
+        """Raw network output. `watched`: hooks need the plain module."""
         self.calls += 1
         unet = self.network if self.network is not None and not watched else self.bundle.unet
         time = model_time(self.grid, k, x.device)
@@ -56,7 +57,6 @@ class Denoiser:
         """Predicted noise with classifier-free guidance, both halves in one call."""
         both = torch.cat([enc.null.expand(len(x), -1, -1), enc.text])
         output = self.output(torch.cat([x, x]), k, both, watched)
-        assert output is not None
         without, told = output.chunk(2)
         return self.eps(x, k, guide(without, told, scale))
 
@@ -110,7 +110,7 @@ def run(
         i = grid.steps - k
         if pull is not None and i < len(strengths) and strengths[i] > 0:
             try:
-                found = descend(x, lambda z, k=k: raised * pull(z, k), strengths[i] / raised)
+                found = descend(x, partial(_raised, pull, raised, k), strengths[i] / raised)
             except ValueError as why:
                 raise InputError(f"guidance at step {i + 1}: {why}; lower --eta (--strength for a box)") from why
             x = found.latent
@@ -122,6 +122,10 @@ def run(
             attention = _attention(seen, network, enc)
         x = ddim_move(x, e, k, k - 1, grid)
     return Denoised(x, attention, torch.stack(losses) if losses else x.new_zeros(0, len(x)))
+
+
+def _raised(pull: Pull, by: float, k: int, z: Tensor) -> Tensor:
+    return by * pull(z, k)
 
 
 def _wants(network: Denoiser, enc: Encoded) -> tuple[tuple[int, ...], Grids]:

@@ -138,7 +138,6 @@ def edit(
                 hooks.enter_context(edit_attention(bundle.unet, _same_self, kind="self", on="qkv", rows=(SOURCE, TARGET)))
             seen = hooks.enter_context(_lesion(network, x, words))
             output = network.output(torch.cat([x, x]), k, torch.cat([null, null, text]), watched=True)
-            assert output is not None
             maps, order = seen.mean(0), sorted(set(words))
             heat.append(torch.stack([maps[row, order.index(word)] for row, word in enumerate(words)]))
         without, told = output.chunk(2)

@@ -36,7 +36,6 @@ def invert(
 
     def eps(x: Tensor, k: int) -> Tensor:
         output = network.output(x, k, text)
-        assert output is not None
         return network.eps(x, k, output)
 
     def clean(x: Tensor, k: int, context: Tensor) -> Tensor:

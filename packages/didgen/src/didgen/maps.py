@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-from torch import nn
+from typing import Any
 
 from graft_common.errors import InputError
 
@@ -26,7 +25,7 @@ class Grids:
     level: int
 
 
-def attention_levels(unet: nn.Module, latent: Grid) -> dict[int, Grid]:
+def attention_levels(unet: Any, latent: Grid) -> dict[int, Grid]:
     """level -> grid of the levels whose blocks attend to the text, for a latent of (h, w). A level halves, rounding up."""
     config = unet.config
     levels = {i for i, kind in enumerate(config.down_block_types) if "CrossAttn" in kind}
@@ -35,7 +34,7 @@ def attention_levels(unet: nn.Module, latent: Grid) -> dict[int, Grid]:
     return {i: (-(-latent[0] // 2**i), -(-latent[1] // 2**i)) for i in sorted(levels)}
 
 
-def map_grids(unet: nn.Module, latent: Grid) -> Grids:
+def map_grids(unet: Any, latent: Grid) -> Grids:
     """Cross maps where the shorter side is nearest 16 cells, self maps nearest 32; the finer wins a tie.
 
     16 and 32 for Stable Diffusion at 512 px, 16 and 16 for a 16 x 16 latent.
@@ -59,7 +58,7 @@ class _EnoughError(Exception):
 
 
 @contextmanager
-def until_level(unet: nn.Module, level: int) -> Iterator[None]:
+def until_level(unet: Any, level: int) -> Iterator[None]:
     """End a forward inside the `with` once the up block of `level` is done: finer blocks and their gradient are skipped.
 
     The forward returns nothing then; it must be the last statement of the block.

@@ -153,7 +153,7 @@ def encode_corpus(rows: Sequence[Row], base: Bundle, config: TrainConfig, cache:
     size = config.size or base.size
     if size % base.factor:
         raise InputError(f"--size {size}: must be a multiple of {base.factor}")
-    prompts = [prompt for row in rows for prompt in (row.prompt, mirrored(row.prompt))[: 1 + config.flips]]
+    prompts = [prompt for row in rows for prompt in (row.prompt or "", mirrored(row.prompt))[: 1 + config.flips]]
     unique = list(dict.fromkeys(prompts))
     places = [positions(base.tokenizer, prompt) for prompt in unique]
     number = {prompt: i for i, prompt in enumerate(unique)}

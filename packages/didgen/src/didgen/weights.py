@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import nn
 
 from didgen.config import ModelConfig
 from didgen.tokens import Init, add_placeholders, has_placeholders
@@ -157,7 +156,7 @@ def read_seen(folder: Path) -> dict[str, tuple[str, ...]]:
         raise InputError(f"{path}: is damaged ({type(why).__name__}); copy the folder again") from None
 
 
-def add_lora(unet: nn.Module, rank: int) -> None:
+def add_lora(unet: Any, rank: int) -> None:
     """Put an untrained LoRA adapter on every convolution, attention and feed-forward layer; only it asks for gradients."""
     from peft import LoraConfig
 
@@ -165,14 +164,14 @@ def add_lora(unet: nn.Module, rank: int) -> None:
     unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS, lora_dropout=0.0), "didgen")
 
 
-def lora_state(unet: nn.Module) -> dict[str, torch.Tensor]:
+def lora_state(unet: Any) -> dict[str, torch.Tensor]:
     """The adapter's tensors under peft's own names."""
     from peft import get_peft_model_state_dict
 
     return dict(get_peft_model_state_dict(unet, adapter_name="didgen"))
 
 
-def merge_lora(unet: nn.Module, file: Path, rank: int, weights: str) -> None:
+def merge_lora(unet: Any, file: Path, rank: int, weights: str) -> None:
     """Add a stored adapter to the UNet's own weights; no trace of it remains in the modules.
 
     Raises:
