@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,7 +52,7 @@ def test_pairs_at_512_in_12_gigabytes(placeholders, layouts, tmp_path):
             assert "graft-didgen train" in child("-c", RUN, *argv, code=2)
             return
         said = child("-c", RUN, *argv)
-        peak, record = int(said.split()[-1]), json.loads((tmp_path / "out/run.json").read_text())
+        peak, record = int(re.findall(r"^peak (\d+)$", said, re.MULTILINE)[-1]), json.loads((tmp_path / "out/run.json").read_text())
         print(f"peak {peak / 2**30:.2f} GiB, stages {record['stages']}")
         assert peak < LIMIT and record["measures"]["network_calls"] == 2 + 1
         with Image.open(tmp_path / "out/image/disc.png") as image, Image.open(tmp_path / "out/mask/disc.png") as mask:
