@@ -23,9 +23,9 @@ OPTIONAL = {"xformers": "xformers", "gdcm": "python-gdcm"}
 
 # Core parts from the ground up; a part may import its own level and those below. `dicom_*` belongs to dicom, and so on.
 LEVELS = [
-    {"__init__", "errors", "files", "picture", "resample", "raster"},
+    {"__init__", "errors", "files", "settings", "device", "findings", "markdown", "panel", "picture", "resample", "raster"},
     {"rng", "checkpoint", "provenance", "console"},
-    {"dicom", "nifti", "bundle", "attention"},
+    {"dicom", "nifti", "bundle", "attention", "rangeview"},
     {"pixels"},  # the door to all file formats; what the formats share is picture, resample and raster
     {"hooks", "inversion"},
     {"guidance", "training", "metrics"},
@@ -64,7 +64,7 @@ def part(module: str) -> str:
     """Core part of a dotted name: graft_common.dicom_write.encode -> dicom."""
     words = module.split(".")
     first = words[1] if len(words) > 1 else "__init__"
-    known = {name for level in LEVELS for name in level} | set(ALONE) | {"rangeview"}
+    known = {name for level in LEVELS for name in level} | set(ALONE)
     return first if first in known else next((k for k in known if first.startswith(k + "_")), first)
 
 
