@@ -5,12 +5,19 @@
 Maps of the guidance kind: two text tokens at a quarter of the latent's size, one mask's self-attention column at half of it.
 
 Peers: `eager`, diffusers' own softmax processor at every site, which any hook that reads probabilities needs; `store`, that
-processor and every head's maps kept, as attention stores do.
+processor and every head's maps of at most 32 x 32 cells kept, as the published attention stores do, which leave larger ones
+out because they would not fit.
+
+Cases are timed in turn, one call each, again and again. Peak memory of the gradient cases on the CPU is measured in a
+process of their own.
 """
 
 import argparse
+import os
+import subprocess
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +29,7 @@ from torch.nn import functional as F
 from graft_common.guidance import descend
 from graft_common.hooks import CrossColumns, SelfColumns, SelfMaps, Where, edit, find_sites, keep_keys_values, record
 from graft_common.rng import noise
-from timer import measure, report
+from timer import MALLOC_EACH, Timing, measure_together, peak_above, report
 
 # Random weights: the public checkpoint's layer sizes, or a toy of the same shape.
 SIZES = {
@@ -46,16 +53,22 @@ SIZES = {
 }
 
 
-class StoreEverything(AttnProcessor):
-    """Diffusers' eager processor, with every site's per-head probabilities kept."""
+KEPT = 32**2  # queries of the largest maps that attention stores keep
+MEMORY = ("gradient, plain", "guided step", "gradient, observe", "gradient, ride", "gradient, store")
+
+
+class Store(AttnProcessor):
+    """Diffusers' eager processor, with the per-head probabilities of every site of at most `KEPT` queries kept."""
 
     def __init__(self, store: list[torch.Tensor]):
         self.store = store
 
     def __call__(self, attn, *args, **kwargs):
         def keeping(*qkm):
-            self.store.append(type(attn).get_attention_scores(attn, *qkm))
-            return self.store[-1]
+            probs = type(attn).get_attention_scores(attn, *qkm)
+            if probs.shape[1] <= KEPT:
+                self.store.append(probs)
+            return probs
 
         attn.get_attention_scores = keeping
         try:
@@ -155,7 +168,7 @@ def guided_store(s: Setup) -> Tensor:
     side, store = s.latent.shape[-1], []
     x = s.latent.clone().requires_grad_()
     with torch.enable_grad():
-        eager(s, StoreEverything(store), x)
+        eager(s, Store(store), x)
         cross = [p[..., [5, 8]] for p in store if p.shape[1] == (side // 4) ** 2 and p.shape[2] == 77]
         own = [p for p in store if p.shape[1] == p.shape[2] == (side // 2) ** 2]
         small = F.interpolate(s.mask[None], size=side // 2, mode="area").flatten().to(x.dtype)
@@ -178,7 +191,7 @@ def make_cases(s: Setup) -> dict[str, Callable[[], Any]]:
         "keep keys and values": lambda: kept(s),
         "edit logits, one row": lambda: edited(s),
         "eager": lambda: eager(s, AttnProcessor()),
-        "store": lambda: eager(s, StoreEverything([])),
+        "store": lambda: eager(s, Store([])),
         "gradient, plain": lambda: gradient(s),
         "guided step": lambda: guided_step(s, wants),
         "gradient, observe": lambda: guided(s, wants, "observe"),
@@ -187,8 +200,16 @@ def make_cases(s: Setup) -> dict[str, Callable[[], Any]]:
     }
 
 
+def with_peak(timing: Timing, argv: list[str]) -> Timing:
+    """The timing with the case's peak memory, measured by this script in a process of its own."""
+    command = [sys.executable, __file__, *argv, "--peak-of", timing.case]
+    done = subprocess.run(command, env=os.environ | MALLOC_EACH, stdout=subprocess.PIPE, text=True, check=True)
+    peak = done.stdout.split()[-1]
+    return replace(timing, peak_memory_bytes=None if peak == "None" else int(peak))
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Print one JSON line per case; `ratio` is against the plain forward, or forward and gradient, of this run."""
+    """Print one JSON line per case; ratios are against the plain forward, or forward and gradient, of this run."""
     parser = argparse.ArgumentParser(description="What recording attention maps costs beside a plain UNet forward.")
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--device", default="cpu")
@@ -196,6 +217,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls per case, at least 5")
     parser.add_argument("--rows", type=int, choices=(1, 2), default=2, help="rows of the batch; 1 measures a guided step")
+    parser.add_argument("--peak-of", choices=MEMORY, help="print one case's peak memory in bytes on the CPU, and nothing else")
+    argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     dtype = getattr(torch, args.dtype)
@@ -203,10 +226,16 @@ def main(argv: list[str] | None = None) -> None:
     shape = f"{args.size} " + "x".join(map(str, setup.latent.shape))
     with torch.no_grad():
         cases = make_cases(setup)
-        timings = [measure(name, run, shape, args.device, dtype, args.repeats) for name, run in cases.items()]
-        backward = [t for t in timings if t.case.startswith(("gradient", "guided"))]
-        report([t for t in timings if t not in backward], "plain")
-        report(backward, "gradient, plain")
+        if args.peak_of:
+            print(peak_above(cases[args.peak_of]))
+            return
+        timings = measure_together(cases, shape, args.device, dtype, args.repeats)
+    if torch.device(args.device).type == "cpu":
+        del setup, cases  # the other process builds them again: both at once need not fit
+        timings = [with_peak(t, argv) if t.case in MEMORY else t for t in timings]
+    backward = [t for t in timings if t.case.startswith(("gradient", "guided"))]
+    report([t for t in timings if t not in backward], "plain")
+    report(backward, "gradient, plain")
 
 
 if __name__ == "__main__":

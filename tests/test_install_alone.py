@@ -1,6 +1,7 @@
-"""graft-common and graft-tficomp install and run without the rest of the repository, without network or home."""
+"""graft-common and each method install and run without the rest of the repository, without network or home."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+# Methods whose row in the README leads to one of their own: those that are built.
+METHODS = sorted(re.findall(r"^\| \[\w+\]\(packages/(\w+)/README\.md\)", (ROOT / "README.md").read_text(), re.MULTILINE))
+MEMBERS = {"graft_common": "common", **{name: f"packages/{name}" for name in METHODS}}
 # Loaded by Python itself before anything else. A subclass, because ssl derives from socket.socket.
 BLOCKED = """
 import socket
@@ -38,22 +42,28 @@ def call(*command: str, **more) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Wheels of the two packages, built from a copy, so that the checkout is left as it is."""
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Import name -> wheel of the core and of every method, built from a copy, so that the checkout is left as it is."""
     folder = tmp_path_factory.mktemp("wheels")
     program = uv()
-    for member in ("common", "packages/tficomp"):
+    for member in MEMBERS.values():
         source = folder / "source" / member
         shutil.copytree(ROOT / member, source, ignore=shutil.ignore_patterns("__pycache__", ".*_cache"))
         call(program, "build", "--quiet", "--wheel", str(source), "--out-dir", str(folder))
-    found = sorted(folder.glob("*.whl"))
-    assert [w.name.split("-")[0] for w in found] == ["graft_common", "graft_tficomp"]
-    return found
+    found = {w.name.split("-")[0]: w for w in folder.glob("*.whl")}
+    assert found.keys() == {"graft_common", *(f"graft_{name}" for name in METHODS)}
+    return {name: found[name if name == "graft_common" else f"graft_{name}"] for name in MEMBERS}
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def method(request: pytest.FixtureRequest) -> str:
+    """Each method in turn; everything about one comes before the next one's environment is made."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def alone(wheels: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment with the two wheels and what they need, at the root's exact versions."""
+def alone(method: str, wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh environment with the core, one method and what they need, at the root's exact versions."""
     folder = tmp_path_factory.mktemp("alone")
     program = uv()
     pins = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["constraint-dependencies"]
@@ -61,7 +71,7 @@ def alone(wheels: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     call(program, "venv", "--quiet", "--python", sys.executable, str(folder / "env"))
     python = str(folder / "env/bin/python")
     install = [program, "pip", "install", "--quiet", "--python", python, "--constraints", str(folder / "pins.txt")]
-    install += map(str, wheels)
+    install += [str(wheels["graft_common"]), str(wheels[method])]
     cached = subprocess.run([*install, "--offline"], capture_output=True, text=True)
     if cached.returncode:  # uv's cache does not hold everything
         done = subprocess.run(install, capture_output=True, text=True, timeout=900)
@@ -87,17 +97,20 @@ def bare(alone: Path, tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_wheels_hold_what_they_run_on(wheels: list[Path]) -> None:
-    for wheel, member, package in zip(wheels, ("common", "packages/tficomp"), ("graft_common", "tficomp"), strict=True):
-        inside = set(zipfile.ZipFile(wheel).namelist())
-        source = ROOT / member / "src"
-        files = {p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()}
-        wanted = {f for f in files if "__pycache__" not in f and "_cache/" not in f}
-        assert wanted <= inside, sorted(wanted - inside)[:5]
-        stray = {f for f in inside if ".dist-info/" not in f and not f.endswith("/")} - wanted
-        assert not stray, sorted(stray)[:5]
-        assert f"{package}/py.typed" in inside
-    core = set(zipfile.ZipFile(wheels[0]).namelist())
+@pytest.mark.parametrize("package", MEMBERS)
+def test_wheels_hold_what_they_run_on(package: str, wheels: dict[str, Path]) -> None:
+    inside = set(zipfile.ZipFile(wheels[package]).namelist())
+    source = ROOT / MEMBERS[package] / "src"
+    files = {p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()}
+    wanted = {f for f in files if "__pycache__" not in f and "_cache/" not in f}
+    assert wanted <= inside, sorted(wanted - inside)[:5]
+    stray = {f for f in inside if ".dist-info/" not in f and not f.endswith("/")} - wanted
+    assert not stray, sorted(stray)[:5]
+    assert f"{package}/py.typed" in inside
+
+
+def test_the_core_ships_its_weights(wheels: dict[str, Path]) -> None:
+    core = set(zipfile.ZipFile(wheels["graft_common"]).namelist())
     weights = {p.relative_to(ROOT / "common/src").as_posix() for p in (ROOT / "common/src").rglob("*.safetensors")}
     assert weights and weights <= core, "the shipped weights are not in the wheel"
     bundle = {f for f in core if "/tiny-sd/" in f}
@@ -111,18 +124,20 @@ def test_wheels_hold_what_they_run_on(wheels: list[Path]) -> None:
         assert any(f.endswith(f"/tiny-sd/{file}") for f in bundle), f"tiny-sd/{file} is not in the wheel"
 
 
-def test_the_environment_holds_neither_repository_nor_bench(alone: Path, bare: dict[str, str], tmp_path: Path) -> None:
+def test_the_environment_holds_neither_repository_nor_bench(
+    method: str, alone: Path, bare: dict[str, str], tmp_path: Path
+) -> None:
     listed = call(uv(), "pip", "list", "--quiet", "--python", str(alone / "bin/python"), "--format", "freeze").stdout
     names = {line.split("==")[0] for line in listed.split()}
-    assert {"graft-common", "graft-tficomp"} <= names
-    assert not names & {"graft-bench", "pytest", "xformers", "mypy", "beartype"}
+    assert {name for name in names if name.startswith("graft-")} == {"graft-common", f"graft-{method}"}
+    assert not names & {"pytest", "xformers", "mypy", "beartype"}
     pins = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["constraint-dependencies"]
     exact = {pin.split(" ; ")[0] for pin in pins}
     assert all(line in exact for line in listed.split() if not line.startswith("graft-")), (
         "a version is not the pinned one"
     )
-    help_ = call("graft-tficomp", "--help", cwd=tmp_path / "else where", env=bare)
-    assert "compose" in help_.stdout
+    help_ = call(f"graft-{method}", "--help", cwd=tmp_path / "else where", env=bare)
+    assert "demo" in help_.stdout
     tried = subprocess.run(["python", "-c", "import socket; socket.socket()"], env=bare, capture_output=True, text=True)
     assert "sockets are blocked" in tried.stderr, "the block itself does not work"
     assert not list((tmp_path / "home").iterdir())
@@ -130,9 +145,9 @@ def test_the_environment_holds_neither_repository_nor_bench(alone: Path, bare: d
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_demo_runs_alone(bare: dict[str, str], tmp_path: Path) -> None:
+def test_demo_runs_alone(method: str, bare: dict[str, str], tmp_path: Path) -> None:
     where = tmp_path / "else where"
-    call("graft-tficomp", "demo", "--out", "a demo", cwd=where, env=bare)
+    call(f"graft-{method}", "demo", "--out", "a demo", cwd=where, env=bare)
     assert {"panel.png", "metrics.json", "run.json"} <= {p.name for p in (where / "a demo").iterdir()}
     assert not list((tmp_path / "home").iterdir()), "something was written into HOME"
     assert [p.name for p in where.iterdir()] == ["a demo"]

@@ -2,6 +2,8 @@
 
     python tools/convert_checkpoint.py lpips alexnet-owt-7be5be79.pth alex.safetensors
     python tools/convert_checkpoint.py state DIR/unet/diffusion_pytorch_model.bin DIR/unet/diffusion_pytorch_model.safetensors
+    python tools/convert_checkpoint.py guided-diffusion 256x256_diffusion_uncond.pt DIR
+    python tools/convert_checkpoint.py mobi epoch=28.ckpt DIR
 
 A pickle can run code when it is read. It is read here with `weights_only`, which builds tensors and plain containers and
 refuses the rest; nothing else in Graft reads one at all. Nothing is fetched: download the file first, and check its digest.
@@ -76,6 +78,35 @@ def state(source: Source, out: Source, /) -> None:
     _save(out, read_pickle(source), {"model": "state"})
 
 
+def guided_diffusion(source: Source, out: Source, /) -> None:
+    """The public 256 px unconditional ImageNet network of guided-diffusion, as a background model of diffusionmix.
+
+    Args:
+        source: 256x256_diffusion_uncond.pt (552,814,086 numbers).
+        out: folder to write: background_unet, background_scheduler and mix.json, for `--background FOLDER`.
+    """
+    sys.path.insert(0, str(Path(__file__).parent))
+    from guided_diffusion import write_background
+
+    state = read_pickle(source)
+    count = write_background(state, out, typed(source))
+    print(f"{typed(out)}: {len(state)} tensors, {count:,} numbers")
+
+
+def mobi(source: Source, out: Source, /) -> None:
+    """The MObI authors' checkpoint (car and pedestrian, 512 or 256 px), for `graft-mobi --weights FOLDER`.
+
+    Args:
+        source: the released .ckpt with UNet, both autoencoders, image encoder and box embedder.
+        out: folder to write.
+    """
+    sys.path.insert(0, str(Path(__file__).parent))
+    from mobi_checkpoint import write_mobi
+
+    state = read_pickle(source)
+    print(f"{typed(out)}: {len(state)} tensors, {write_mobi(state, out, typed(source)):,} numbers")
+
+
 def _kind(features: Mapping[str, Tensor], path: Path) -> Literal["alex", "vgg"]:
     """By the shape of the first layer: 11 x 11 in AlexNet, 3 x 3 in VGG16."""
     first = tuple(features[f"{TRUNK}0.weight"].shape) if f"{TRUNK}0.weight" in features else None
@@ -100,7 +131,9 @@ def _save(out: Path, tensors: Mapping[str, Tensor], config: dict[str, Any]) -> N
     print(f"{typed(out)}: {len(tensors)} tensors, {sum(t.numel() for t in tensors.values()):,} numbers")
 
 
-VERBS: dict[str, Callable[..., None]] = {"lpips": lpips, "state": state}
+VERBS: dict[str, Callable[..., None]] = {
+    "lpips": lpips, "state": state, "guided-diffusion": guided_diffusion, "mobi": mobi,
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -241,7 +241,7 @@ def measured_cost(settings: Settings) -> dict[str, Any]:
 
 def section(result: dict[str, Any]) -> str:
     """The README's part between the markers."""
-    from tficomp.study import cell, table
+    from graft_common.markdown import cell, table
 
     lines = [
         f"Measured by `tools/tficomp_claims.py` on {result['n']} held-out phantom samples a world at {result['size']} px with "
@@ -249,7 +249,7 @@ def section(result: dict[str, Any]) -> str:
         "Means with 95 % bootstrap intervals.",
     ]
     for world, methods in result["worlds"].items():
-        lines += ["", f"**{world}**", "", table(methods).rstrip()]
+        lines += ["", f"**{world}**", "", table(methods, "method").rstrip()]
     worlds = list(result["worlds"])
     heads = ["claim", "metric", "first - second", "claimed", *worlds]
     lines += ["", RULE, "", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from fnmatch import fnmatchcase
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from graft_common import bundle
 from graft_common.errors import InputError
+from graft_common.provenance import folder_digest
 
 LETTERS = [chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]
 
@@ -224,6 +226,38 @@ def test_digest_changes_with_a_byte(folder, tmp_path, parts):
     data[-1] ^= 1
     path.write_bytes(bytes(data))
     assert bundle.load(str(tmp_path / "w")).weights()["sha256"] != want["sha256"]
+
+
+def test_digest_and_fetch_take_what_is_read_and_nothing_else(folder, tmp_path, monkeypatch):
+    """Every file of a saved bundle counts; other precisions, other parts and notes do not, and are not fetched."""
+    shutil.copytree(folder, tmp_path / "w")
+    want = bundle.digest(folder)
+    assert want == folder_digest(folder) == bundle.digest(tmp_path / "w")
+    more = ["unet/diffusion_pytorch_model.fp16.safetensors", "text_encoder/model.fp16.safetensors", "notes.txt",
+            "vae/diffusion_pytorch_model.fp16-00001-of-00002.safetensors", "safety_checker/config.json",
+            "unet/diffusion_pytorch_model.non_ema.safetensors", "guidance.json"]  # fmt: skip
+    parted = ["unet/diffusion_pytorch_model-00001-of-00002.safetensors",
+              "unet/diffusion_pytorch_model.safetensors.index.json", "tokenizer/added_tokens.json"]  # fmt: skip
+    for name in more:
+        (tmp_path / "w" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "w" / name).write_text("{}")
+    assert bundle.digest(tmp_path / "w") == want
+    assert bundle.digest(tmp_path / "w", "guidance.json") != want
+    for name in [*(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()), *parted]:
+        path = tmp_path / "w" / name
+        before = path.read_bytes() if path.exists() else None
+        path.write_bytes((before or b"") + b" ")
+        assert bundle.digest(tmp_path / "w") != want, name
+        path.unlink() if before is None else path.write_bytes(before)
+    asked = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: asked.append(allow_patterns) or folder)
+    assert bundle.find("some/model") == ("some/model", folder)
+
+    def fetched(name):
+        return any(fnmatchcase(name, pattern) for pattern in asked[0])
+
+    assert not any(map(fetched, more)) and all(map(fetched, parted))
+    assert all(fetched(p.relative_to(folder).as_posix()) for p in folder.rglob("*") if p.is_file())
 
 
 def test_shipped_names_are_folders_with_an_index():

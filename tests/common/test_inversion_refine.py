@@ -1,5 +1,7 @@
 """DDIM against diffusers' schedulers; refinements judged by the round trip on closed-form toys."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
@@ -86,6 +88,70 @@ def test_both_directions_equal_diffusers(config, steps, prediction):
 
         ours = ddim_walk(eps, x, grid, invert, at=at)
         assert torch.allclose(ours, torch.stack(theirs), rtol=0, atol=1e-5)
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("steps", [10, 50, 100, 500])
+@pytest.mark.parametrize(("dtype", "own", "limit"), [(torch.float32, False, 5e-6), (torch.float64, True, 1e-12)])
+def test_noise_that_no_state_changes_comes_back(steps, dtype, own, limit):
+    """didgen spec, property 21: one noise in float32; in float64 also a noise of its own for every step."""
+    grid = ddim_grid(DDIMScheduler(**SD, set_alpha_to_one=False, steps_offset=1), steps)
+    x = 0.5 * torch.randn(2000, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+    def eps(x, k):
+        return torch.randn(2000, dtype=dtype, generator=torch.Generator().manual_seed(1 + own * k))
+
+    noised = ddim_walk(eps, x, grid, invert=True, at="target")[-1]
+    assert relative(noised, x) > 0.5  # it did go somewhere
+    assert relative(ddim_walk(eps, noised, grid)[-1], x) < limit
+
+
+def small(grid):
+    """Exact noise prediction for data N(0, 0.25 I)."""
+    return lambda x, k: grid.sigma[k] * x / (0.25 * grid.alpha[k] ** 2 + grid.sigma[k] ** 2)
+
+
+def test_the_round_trip_of_small_gaussian_data_halves_with_every_doubling():
+    """didgen spec, property 21; the map is linear, so one state tells all."""
+    errors = []
+    for steps in (50, 100, 200):
+        grid = ddim_grid(DDIMScheduler(**SD, set_alpha_to_one=False, steps_offset=1), steps)
+        x = torch.ones(1, dtype=torch.float64)
+        noised = ddim_walk(small(grid), x, grid, invert=True, at="target")[-1]
+        errors.append(relative(ddim_walk(small(grid), noised, grid)[-1], x))
+    assert errors[0] == pytest.approx(3.7e-2, rel=0.01)
+    assert all(0.4 < after / before < 0.6 for before, after in pairwise(errors))
+
+
+def test_an_inverse_scheduler_that_clips_breaks_the_round_trip():
+    """didgen spec, property 21, with diffusers' own two schedulers: why `ddim_grid` refuses clip_sample=True.
+
+    What comes back is off by a tenth and more, not by 2e-6 or 3.7e-2. (The spec says above 1, which no clipping of the
+    clean prediction to [-1, 1] can reach: where all of it is cut away the error is 1.)
+    """
+    x = 0.5 * torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    fixed = torch.randn(20_000, generator=torch.Generator().manual_seed(1))
+    config = SD | {"set_alpha_to_one": False, "steps_offset": 1}
+    forward = DDIMScheduler(**config)
+
+    def gaussian(x, t):
+        level = forward.alphas_cumprod[t]
+        return (1 - level).sqrt() * x / (0.25 * level + 1 - level)
+
+    def trip(clip, eps):
+        y = x
+        for scheduler in (DDIMInverseScheduler(**config | {"clip_sample": clip}), forward):
+            scheduler.set_timesteps(50)
+            for t in scheduler.timesteps:
+                y = scheduler.step(eps(y, t), t, y).prev_sample
+        return relative(y, x)
+
+    kept, clipped = ([trip(clip, eps) for eps in (lambda x, t: fixed, gaussian)] for clip in (False, True))
+    assert kept[0] < 5e-6 and kept[1] == pytest.approx(3.7e-2, rel=0.01)
+    assert clipped[0] > 0.1 and clipped[1] > 3 * kept[1]
 
 
 def test_order_one_dpm_is_ddim():
@@ -191,7 +257,7 @@ def test_null_text_brings_guidance_back_to_the_inversion(order):
     pivots = dpm_walk(lambda x, k: clean(x, k, cond), x, grid, order, invert=True)
 
     def run(n):
-        return null_text(clean, pivots, grid, null, cond, 7.5, order, n, step_size=0.05, tolerance=1e-8)
+        return null_text(clean, pivots, grid, null, cond, 7.5, order, n, step_size=0.05, tolerance=1e-8, growth=0)
 
     plain, tuned = run(0), run(25)
     assert torch.equal(plain.embeddings, torch.zeros(10, 2, 3, 4, dtype=plain.embeddings.dtype))
@@ -207,8 +273,30 @@ def test_null_text_brings_guidance_back_to_the_inversion(order):
         order,
     )
     assert torch.allclose(replay, tuned.states, atol=1e-9)
-    alone = null_text(clean, pivots[:, 1:], grid, null, cond, 7.5, order, 25, 0.05, 1e-8)
+    alone = null_text(clean, pivots[:, 1:], grid, null, cond, 7.5, order, 25, 0.05, 1e-8, 0)
     assert torch.allclose(alone.states, tuned.states[:, 1:], atol=1e-6)
+
+
+def test_null_text_may_miss_more_with_every_step():
+    """The rule of didgen's spec, 1e-5 + 2e-5 i: the pivots lie 10 % inside it at even steps and 10 % outside at odd ones.
+
+    A denoiser that says 0 whatever the text: the state shrinks with sigma, and nothing can be gained.
+    """
+    grid, calls = dpm_grid(ALPHAS, 12), []
+
+    def clean(x, k, text):
+        calls.append(k)
+        return 0 * x + 0 * text.mean().to(x.dtype)
+
+    walk = (grid.sigma / grid.sigma[-1])[:, None, None] * draws(40).reshape(1, 1, 40)
+    pivots = walk.clone()
+    for k in range(12):
+        i = 11 - k
+        pivots[k] += ((1e-5 + 2e-5 * i) * (1.1 if i % 2 else 0.9)) ** 0.5
+    text = torch.zeros(1, 3, 4)
+    got = null_text(clean, pivots, grid, text, text, iterations=3)
+    assert torch.allclose(got.states, walk.flip(0), atol=1e-12)
+    assert [calls.count(12 - i) for i in range(12)] == [5 if i % 2 else 2 for i in range(12)]  # the prompt's call among them
 
 
 def test_null_text_stops_at_the_tolerance():

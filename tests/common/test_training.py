@@ -37,11 +37,12 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
         assert torch.equal(value, b.average[name]), name
 
 
-def test_loop_equals_plain_adamw(tmp_path):
-    config = FitConfig(steps=6, learning_rate=1e-2, warmup=0, decay=0.5, ema=0.5, clip=1e9, seed=1)
+@pytest.mark.parametrize("betas", [(0.9, 0.99), (0.8, 0.999)])
+def test_loop_equals_plain_adamw(tmp_path, betas):
+    config = FitConfig(steps=6, learning_rate=1e-2, warmup=0, decay=0.5, betas=betas, ema=0.5, clip=1e9, seed=1)
     ours, plain = network(), network()
     fitted = fit(ours, loss, config, tmp_path)
-    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-2, betas=(0.9, 0.99), weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-2, betas=betas, weight_decay=1e-2)
     mean = {n: p.detach().clone() for n, p in plain.named_parameters()}
     rates = [1e-2, 1e-2, 1e-2, 1e-2, 2e-2 / 3, 1e-2 / 3]  # constant half, then linearly to zero after the last step
     for step in range(6):
@@ -68,6 +69,40 @@ def test_accumulation_equals_one_large_batch(tmp_path):
     fit(twice, half, FitConfig(**config, accumulate=2), tmp_path / "b")
     for a, b in zip(once.parameters(), twice.parameters(), strict=True):
         np.testing.assert_allclose(a.detach(), b.detach(), rtol=1e-5, atol=1e-7)
+
+
+def test_one_process_trains_in_one_precision_after_the_other(tmp_path):
+    """accelerate itself keeps the first one's and refuses the second."""
+    seen = []
+
+    def watched(module: nn.Module, gen: torch.Generator, step: int) -> torch.Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return loss(module, gen, step)
+
+    for precision in ("no", "bf16", "no"):
+        config = FitConfig(steps=1, learning_rate=1e-2, mixed_precision=precision, cpu=True)
+        fit(network(), watched, config, tmp_path / str(len(seen)))
+    assert seen == [False, True, False]
+
+
+@pytest.mark.parametrize("cpu", [True, False])
+def test_the_cpu_is_asked_for(tmp_path, monkeypatch, cpu):
+    import graft_common.training as training
+
+    asked = []
+    whole = training.Accelerator
+    monkeypatch.setattr(training, "Accelerator", lambda **given: asked.append(given["cpu"]) or whole(**given))
+    fit(network(), loss, FitConfig(steps=1, learning_rate=1e-2, cpu=cpu), tmp_path)
+    assert asked == [cpu]
+
+
+@pytest.mark.gpu
+def test_a_run_on_the_cpu_stays_there_after_one_on_the_gpu(tmp_path):
+    for cpu, kind in ((False, "cuda"), (True, "cpu"), (False, "cuda")):
+        module = network()
+        fit(module, lambda m, gen, step: m(torch.ones(1, 4, device=next(m.parameters()).device)).sum(),
+            FitConfig(steps=1, learning_rate=1e-2, cpu=cpu), tmp_path / f"{len(list(tmp_path.iterdir()))}")  # fmt: skip
+        assert next(module.parameters()).device.type == kind
 
 
 def test_checkpoint_of_another_network_is_refused(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from didgen.annotate import annotate, closed, flags, iou, mask_of, spread, to_levels
+from didgen.annotate import THIN, annotate, closed, flags, iou, mask_of, spread, thin, to_levels
 from didgen.records import Attention
 
 
@@ -96,3 +96,30 @@ def test_flags_name_what_is_wrong():
     lonely[3, 3] = 1  # the map is noise but for one cell
     assert "attention hardly tells lesion from skin" in flags(mask_of(lonely), None)
     assert "mask covers (almost) everything" in flags(mask_of(1 - disc(64, 0.1).astype(float)), None)
+
+
+@pytest.mark.parametrize(("shape", "grid"), [((64, 64), (16, 16)), ((512, 768), (16, 24)), ((60, 128), (10, 16))])
+def test_a_lesion_is_thin_below_the_width_of_a_cell(shape, grid):
+    """Bars along both axes, one pixel below and at the cell's side; a disc; a thick lesion excuses no thin one."""
+    (height, width), cell = shape, (shape[0] // grid[0], shape[1] // grid[1])
+    thick = np.zeros(shape, bool)
+    thick[: height // 2, : width // 3] = True
+    for axis, side in enumerate(cell):
+        for wide in (side - 1, side):
+            bar = np.zeros(shape, bool)
+            place = [slice(height // 4, None), slice(width // 2, None)]
+            place[axis] = slice(shape[axis] - 3 - wide, shape[axis] - 3)
+            bar[tuple(place)] = True
+            assert thin(bar, grid) == (wide < side)
+            assert thin(bar | thick, grid) == (wide < side)
+    y, x = (np.mgrid[:height, :width] + 0.5) / [[[cell[0]]], [[cell[1]]]]
+    assert not thin((y - 5) ** 2 + (x - 5) ** 2 <= 0.75**2, grid)
+    assert thin((y - 5) ** 2 + (x - 5) ** 2 <= 0.3**2, grid)
+    assert not thin(np.zeros(shape, bool), grid)
+
+
+def test_a_thin_layout_is_a_reason_to_look():
+    layout = disc(64, 0.25)
+    layout[2:4, 5:60] = True
+    assert flags(mask_of(disc(64, 0.25).astype(float)), layout, (16, 16)) == (THIN,)
+    assert flags(mask_of(disc(64, 0.25).astype(float)), layout) == ()

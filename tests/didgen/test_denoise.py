@@ -15,8 +15,9 @@ from didgen.maps import map_grids
 from didgen.pipeline import checked_layouts, draw_pairs, draw_pictures, fitted, size_for
 from didgen.prompts import prompt_of
 from didgen.stream import PairDataset
-from didgen.write import mask_image, write_png
+from didgen.write import mask_image
 from graft_common.errors import InputError
+from graft_common.raster import write_png
 
 
 def disc(size: int, radius: float, center=(0.5, 0.5)) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 
 from didgen.cls_metrics import scores
 from didgen.cls_scores import class_scores, confusion, overall_scores, summaries
-from didgen.scoring import as_csv, distinct, grid_bootstrap, jackknife, table
+from didgen.scoring import as_csv, distinct, grid_bootstrap, jackknife
 
 
 def test_the_jackknife_of_a_mean_has_the_textbook_width_and_covers():
@@ -75,15 +75,7 @@ def test_drawing_from_the_table_is_drawing_pictures():
     assert made["recall"]["mean"] == pytest.approx(share, abs=1e-6)
 
 
-def test_tables_and_names():
-    one = {"mean": 0.12347, "ci95": [0.1, 0.2], "n": 3}
-    text = table({"a": {"dice": one}, "b": {"iou": one | {"mean": 12.345}}})
-    assert text.splitlines() == [
-        "| answer | dice | iou |",
-        "|---|---|---|",
-        "| a | 0.1235 [0.1000, 0.2000] |  |",
-        "| b |  | 12.35 [0.10, 0.20] |",
-    ]
+def test_csv_and_names():
     assert as_csv(["id", "x"], [("a,b", 0.123456789)]) == 'id,x\n"a,b",0.123457\n'
     paths = [Path("runs/a/model.safetensors"), Path("other/a/model.safetensors"), Path("b.safetensors")]
     assert distinct(paths) == ["a", "a (2)", "b"]

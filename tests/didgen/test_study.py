@@ -1,6 +1,7 @@
 """The verbs that judge, on a small set of discs, and the augmentation study; what they refuse."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from didgen.config_study import (
 )
 from didgen.dataset import ManifestDataset
 from didgen.eval_cls import run_eval_cls
-from didgen.eval_gen import run_eval_gen
+from didgen.eval_gen import asked_scores, run_eval_gen
 from didgen.eval_seg import run_eval_seg
+from didgen.generated import read_generated
 from didgen.manifest import Row, write_manifest
 from didgen.samples import Samples, read_classes, read_masks
 from didgen.study import ARMS, CLASSICAL, REAL, SYNTHETIC, augmentation_study, study_table, write_study
@@ -258,8 +260,10 @@ def test_eval_gen(generated, real64, tmp_path):
     ours, rest = made["metrics"], made["compared"]
     assert made["pictures"] == 8 and made["size"] == 64
     names = {"fid_tiny", "kid_tiny", "precision_tiny", "recall_tiny", "ms_ssim_3scale", "lpips_tiny", "mask_area"}
-    assert names | {"mask_lpips_tiny", "mask_iou", "mask_iou_other", "nearest_tiny", "copies_tiny"} == set(ours)
-    assert set(rest) == {"real training pictures", "mean real picture", "real"}
+    names |= {"mask_lpips_tiny", "mask_iou", "mask_iou_other", "nearest_tiny", "copies_tiny"}
+    assert names | {"mask_drawn_iou", "drawn_layout_iou"} == set(ours)
+    trivial = {"one disc", "another layout", "the layout as the mask"}
+    assert set(rest) == {"real training pictures", "mean real picture", "real"} | trivial
     assert rest["mean real picture"]["lpips_tiny"]["mean"] == 0
     assert ours["fid_tiny"]["mean"] < rest["mean real picture"]["fid_tiny"]["mean"]
     masks = [disc(100 + i, 64)[1] for i in range(8)]
@@ -345,7 +349,9 @@ def test_the_study_of_classes(tmp_path, tiny_classifiers):
     result = augmentation_study(**given, settings=plan, folder=tmp_path, seeds=(0,), resamples=100)
     assert result["minority"] == ["MEL"]
     assert result["trivial"]["majority class"]["f1_minority"] == 0
-    names = {"f1_minority", "f1", "accuracy", "f1_MEL", "f1_NV"}
+    rarest = result["trivial"]["rarest class"]  # always MEL: three of nine
+    assert rarest["f1_minority"] == pytest.approx(0.5) and rarest["f1_macro"] == pytest.approx(0.25)
+    names = {"f1_minority", "f1", "f1_macro", "accuracy", "f1_MEL", "f1_NV"}
     assert all(set(one) == names for one in result["metrics"].values())
     one = result["metrics"][REAL]
     assert one["f1_minority"]["mean"] == one["f1_MEL"]["mean"]
@@ -361,3 +367,154 @@ def test_help_of_the_verbs_loads_no_torch():
 
     code = "import sys, didgen.config_study; sys.exit(any(m in sys.modules for m in ('torch', 'monai', 'torchvision', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_was_asked_for_is_judged_without_the_mask_or_the_prompt(tmp_path):
+    """Phantoms as perfect pictures; the second one's words and mask are wrong."""
+    from didgen.asked import COMMONEST, DISC, ITSELF, OTHER
+    from didgen.attributes import render
+    from didgen.measure import measure
+    from graft_common import phantoms
+
+    items = [phantoms.draw("dermoscopy", 64, 10_400_000 + i, artifact="none", color="blue") for i in range(4)]
+    truth = [item.masks["lesion"] for item in items]
+    words = [measure(item.image, mask).attributes for item, mask in zip(items, truth, strict=True)]
+    words[1] = replace(words[1], colors=("red",))
+    masks = [truth[0], np.roll(truth[1], 20, 1), *truth[2:]]
+    for folder in ("image", "mask", "layouts"):
+        (tmp_path / "made" / folder).mkdir(parents=True)
+    lines = []
+    for i, item in enumerate(items):
+        Image.fromarray(item.image).save(tmp_path / "made" / "image" / f"l{i}.png")
+        Image.fromarray(masks[i]).save(tmp_path / "made" / "mask" / f"l{i}.png")
+        Image.fromarray(truth[i]).save(tmp_path / "made" / "layouts" / f"l{i}.png")
+        lines.append({"layout": f"l{i}", "prompt": render(words[i])})
+    (tmp_path / "made" / "meta.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    rows = asked_scores(read_generated(tmp_path / "made").rows, tmp_path / "made" / "layouts", "ours", 0)
+
+    def shared(a, b):
+        return (a & b).sum() / (a | b).sum()
+
+    means = {name: {k: v["mean"] for k, v in row.items()} for name, row in rows.items()}
+    assert means["ours"]["drawn_layout_iou"] > 0.93 and means[ITSELF]["mask_drawn_iou"] > 0.93
+    missed = 1 - shared(truth[1], masks[1])  # one of four masks lies elsewhere
+    assert means["ours"]["mask_drawn_iou"] == pytest.approx(means[ITSELF]["mask_drawn_iou"] - missed / 4, abs=0.02)
+    y, x = np.mgrid[:64, :64] - 31.5
+    assert means[DISC]["drawn_layout_iou"] == pytest.approx(np.mean([shared(x**2 + y**2 <= 12.8**2, m) for m in truth]))
+    assert means[OTHER]["drawn_layout_iou"] == pytest.approx(np.mean([shared(truth[i - 1], truth[i]) for i in range(4)]))
+    assert means["ours"]["word_colors"] == 0.75 and means[COMMONEST]["word_colors"] == 0.75
+    assert means["ours"]["word_skin"] == means["ours"]["word_hair"] == 1
+    tones = [w.skin for w in words]
+    assert means[COMMONEST]["word_skin"] == max(map(tones.count, tones)) / 4
+    assert "mask_drawn_iou" not in means[DISC] and "word_size" not in means[ITSELF]
+
+
+def test_tables_are_shown_unless_json_is_asked_for(generated, real64, tmp_path, capsys):
+    config = EvalGenConfig(generated=generated[0], real=real64, out=tmp_path, pairs=4, train_split=None)
+    run_eval_gen(config, [])
+    assert capsys.readouterr().out == (tmp_path / "table.md").read_text()
+    run_eval_gen(replace(config, out=tmp_path / "quiet", json=True), [])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.fixture(scope="module")
+def augmentation():
+    """tools/didgen_augmentation.py, which is part of no package."""
+    import importlib.util
+
+    path = Path(__file__).resolve().parents[2] / "tools" / "didgen_augmentation.py"
+    spec = importlib.util.spec_from_file_location("didgen_augmentation_tool", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def test_layouts_of_the_study_are_other_lesions_inside_the_picture(augmentation):
+    y, x = np.mgrid[:64, :64]
+    mask = ((x - 24) / 14) ** 2 + ((y - 30) / 8) ** 2 < 1
+    made = [augmentation.deformed(mask, 5, k) for k in range(12)]
+    assert np.array_equal(made[3], augmentation.deformed(mask, 5, 3))
+    assert len({one.tobytes() for one in made}) == 12
+    for one in made:
+        assert one.dtype == bool and one.shape == mask.shape
+        assert not (one[[0, -1]].any() or one[:, [0, -1]].any())
+        assert 0.5 * 0.64 < one.sum() / mask.sum() < 1.5 * 1.5625
+        rows, cols = np.nonzero(one)
+        assert abs(rows.mean() - 30) < 0.2 * 64 and abs(cols.mean() - 24) < 0.2 * 64
+    wide = [np.ptp(np.nonzero(one)[1]) > np.ptp(np.nonzero(one)[0]) for one in made]
+    assert any(wide) and not all(wide)  # turned
+    full = np.ones((64, 64), bool)
+    full[0, 0] = False
+    assert np.array_equal(augmentation.deformed(full, 1, 0), full[:, ::-1])  # nothing smaller fits: mirrored
+
+
+def test_the_tables_of_the_study_name_counts_seeds_gains_and_trivial_answers(augmentation):
+    def summary(mean):
+        return {"mean": mean, "ci95": [mean - 0.1, mean + 0.1], "n": 9}
+
+    def result(*names):
+        metrics = {arm: {name: summary(0.5 + 0.2 * i) for name in names} for i, arm in enumerate(ARMS)}
+        gain = {arm: {name: summary(0.2 * i) for name in names} for i, arm in enumerate(ARMS) if i}
+        return {
+            "metrics": metrics, "gain": gain, "trivial": {"nothing": dict.fromkeys(names, 0.25)}, "drawn": 20, "flagged": 3,
+            "n": {"train": 11, "synthetic": 17, "test": 9, "validation": 4}, "trained": {REAL: [{"seed": 4}, {"seed": 7}]},
+        }  # fmt: skip
+
+    found = {"augmentation, segmenter": result("dice", "iou"), "augmentation, classifier": result("f1_red", "f1_macro")}
+    text = "\n".join(augmentation.study_rows(found))
+    assert text.count("seeds 4, 7, 9 test pictures, 11 real and 17 synthetic training pictures (3 of 20 flagged") == 2
+    assert f"| {SYNTHETIC} | 0.700 [0.600, 0.800] | +0.200 [+0.100, +0.300] |" in text
+    assert f"| {REAL} | 0.500 [0.400, 0.600] |  |" in text
+    assert "| nothing (trivial) | 0.250 |  | 0.250 |  |" in text
+    lines = [line for line in text.splitlines() if line]
+    assert len(lines) == 2 * 6 and {line.count("|") for line in lines} == {6}
+
+
+def test_a_result_of_other_settings_has_another_name(augmentation):
+    plan = augmentation.StudySettings()
+    changes = [{f: getattr(plan, f) + 1} for f in plan.__dataclass_fields__ if f != "seeds"] + [{"seeds": (3,)}]
+    keys = {plan.key(), *(replace(plan, **change).key() for change in changes)}
+    assert len(keys) == 1 + len(changes)
+
+
+def test_auroc_of_maps_is_that_of_ranks():
+    from scipy.stats import mannwhitneyu
+
+    from didgen.map_scores import map_auroc
+
+    rng = np.random.default_rng(3)
+    mask = np.zeros((24, 40), bool)
+    mask[5:15, 8:20] = True
+    made = torch.from_numpy(rng.random((2, 24, 40)).astype(np.float32))
+    made[0, 5:15, 8:20] += 0.3
+    found = map_auroc(made, mask)
+    for name, values, truth in (("lesion", made[0].numpy(), mask), ("skin", made[1].numpy(), ~mask)):
+        wanted = mannwhitneyu(values[truth], values[~truth]).statistic / (truth.sum() * (~truth).sum())
+        assert found[name] == pytest.approx(wanted, abs=1e-6)
+    assert map_auroc(torch.full((2, 6, 10), 0.2), mask) == {"lesion": 0.5, "skin": 0.5}
+
+
+def test_eval_gen_tests_the_maps_of_weights_on_real_pictures(generated, tmp_path):
+    from graft_common import phantoms
+
+    (tmp_path / "real").mkdir()
+    rows = []
+    for i in range(4):
+        item = phantoms.draw("dermoscopy", 64, 10_410_000 + i, artifact="none")
+        paths = tmp_path / "real" / f"p{i}.png", tmp_path / "real" / f"m{i}.png"
+        Image.fromarray(item.image).save(paths[0])
+        Image.fromarray(item.masks["lesion"]).save(paths[1])
+        rows.append(Row(f"p{i}", *paths, "test"))
+    write_manifest(tmp_path / "real" / "manifest.jsonl", rows)
+    config = EvalGenConfig(
+        generated=generated[0], real=tmp_path / "real", weights="tiny-didgen", out=tmp_path / "o", pairs=4, train_split=None,
+        json=True,
+    )  # fmt: skip
+    run_eval_gen(config, [])
+    made = json.loads((tmp_path / "o" / "metrics.json").read_text())
+    assert made["metrics"]["auroc_lesion"]["mean"] > 0.9 and made["metrics"]["auroc_skin"]["mean"] > 0.9
+    assert made["compared"]["a constant map"]["auroc_lesion"]["mean"] == 0.5
+    with pytest.raises(InputError, match="--weights elsewhere"):
+        run_eval_gen(replace(config, weights="elsewhere", out=tmp_path / "p"), [])

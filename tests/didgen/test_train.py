@@ -13,12 +13,13 @@ from didgen.denoise import denoiser
 from didgen.manifest import Row, read_manifest, write_manifest
 from didgen.prompts import draw
 from didgen.tokens import add_placeholders
-from didgen.train import encode_corpus, mirrored, noised, run_train, train, trim_log, usable
+from didgen.train import encode_corpus, mirrored, noised, run_train, snr_weights, train, trim_log, usable
 from didgen.weights import load_model, read_guidance, shipped
-from didgen.write import mask_image, write_png
+from didgen.write import mask_image
 from graft_common import bundle as bundles
 from graft_common.errors import InputError
 from graft_common.phantoms import draw as phantom
+from graft_common.raster import write_png
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,29 @@ def test_lora_weights_load_over_their_base_and_say_what_they_have_seen(trained):
     assert model.weights()["base_sha256"] == base.weights()["sha256"]
 
 
+def test_lora_on_a_hub_base_counts_what_is_read_of_the_snapshot(trained, tmp_path, monkeypatch):
+    """Another machine's snapshot may hold more than this one's; what is loaded must be the same to the byte."""
+    import shutil
+
+    snapshot, mine = tmp_path / "snapshot", tmp_path / "mine"
+    shutil.copytree(bundles.shipped()["tiny-sd"], snapshot)
+    shutil.copytree(trained / "bundle", mine)
+    mark = json.loads((mine / "didgen.json").read_text())
+    (mine / "didgen.json").write_text(json.dumps(mark | {"base": "someone/base"}))
+    monkeypatch.setattr(bundles, "_fetch", lambda hub_id: snapshot)
+    (snapshot / "safety_checker").mkdir()
+    (snapshot / "safety_checker" / "config.json").write_text("{}")
+    file = snapshot / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(file, file.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    model = load_model(ModelConfig(weights=str(mine), dtype="float32"))
+    assert model.weights()["base_sha256"] == mark["base_sha256"] == bundles.digest(bundles.shipped()["tiny-sd"])
+    scheduler = snapshot / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(scheduler.read_text() + "\n")
+    shutil.copytree(mine, tmp_path / "again")  # a model is kept by its name
+    with pytest.raises(InputError, match="was trained on another someone/base"):
+        load_model(ModelConfig(weights=str(tmp_path / "again"), dtype="float32"))
+
+
 @pytest.mark.parametrize("rank", [0, 2])
 def test_only_the_unet_changes_while_it_trains(manifest, tmp_path, rank):
     base = bundles.load("tiny-sd")
@@ -75,6 +99,20 @@ def test_only_the_unet_changes_while_it_trains(manifest, tmp_path, rank):
     }
     assert same == {"text": True, "vae": True, "unet": rank > 0}  # with LoRA the UNet's own weights stay too
     assert all(not p.requires_grad for part in parts.values() for p in part.parameters())
+
+
+@pytest.mark.parametrize(("device", "cpu"), [("cpu", True), ("auto", False)])
+def test_adamw_decays_as_in_the_paper_and_cpu_means_cpu(manifest, tmp_path, monkeypatch, device, cpu):
+    asked = []
+
+    def fit(module, loss, plan, folder, **more):
+        asked.append((plan.betas, plan.weight_decay, plan.cpu))
+        raise InterruptedError
+
+    monkeypatch.setattr("didgen.train.fit", fit)
+    with pytest.raises(InterruptedError):
+        run_train(config(manifest, tmp_path, device=device), ["x"])
+    assert asked == [((0.9, 0.999), 0.01, cpu)]
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(manifest, trained, tmp_path, monkeypatch):
@@ -113,7 +151,8 @@ def test_other_pictures_or_weights_do_not_resume(manifest, tmp_path):
     again = load_file(tmp_path / "out" / "latents.safetensors")["latents"]
     assert not torch.equal(again[0], latents[0]) and torch.equal(again[0], again[1])  # the cache was not used
     shutil.copytree(bundles.shipped()["tiny-sd"], tmp_path / "weights")
-    (tmp_path / "weights" / "note.txt").write_text("other")
+    index = tmp_path / "weights" / "model_index.json"
+    index.write_text(index.read_text() + "\n")
     with pytest.raises(InputError, match="another --weights"):
         run_train(replace(plan, resume=True, weights=str(tmp_path / "weights")), ["x"])
 
@@ -159,6 +198,32 @@ def test_what_it_learns_is_what_sampling_reads(untrained, kind):
     assert torch.allclose(network.eps(x, 7, target), eps, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_min_snr_weights_are_those_of_the_published_recipe(kind):
+    """Against diffusers' own signal-to-noise ratio and the clamp of Hang et al. 2023."""
+    from diffusers import DDIMScheduler
+    from diffusers.training_utils import compute_snr
+
+    schedule = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    snr = compute_snr(schedule, torch.arange(1000)).double()
+    wanted = torch.minimum(snr, torch.tensor(5.0)) / (snr if kind == "epsilon" else snr + 1)
+    found = snr_weights(schedule.alphas_cumprod, kind, 5.0)
+    assert torch.allclose(found.double(), wanted, rtol=1e-4) and float(found.max()) <= 1
+    # a loss on noise is one on x0 times 1 / snr: together never more than gamma
+    assert float((found * schedule.alphas_cumprod / (1 - schedule.alphas_cumprod)).max()) <= 5.0 + 1e-4
+
+
+def test_noise_offset_moves_whole_channels_and_nothing_else(manifest, tmp_path, monkeypatch):
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr("didgen.train.noised", lambda z, eps, a, kind: seen.append(eps) or noised(z, eps, a, kind))
+    for name, offset in (("plain", 0.0), ("moved", 2.0)):
+        run_train(config(manifest, tmp_path / name, steps=8, noise_offset=offset), ["x"])
+    plain, moved = torch.cat(seen[:8]), torch.cat(seen[8:])
+    shift = (moved - plain).flatten(2)
+    assert float(shift.std(dim=2).max()) < 1e-6  # one number per picture and channel
+    assert 1.5 < float(shift[..., 0].std()) < 2.5  # 64 draws: 2 within 4.5 standard errors
+
+
 def test_the_region_loss_moves_the_maps(manifest, tmp_path, monkeypatch):
     monkeypatch.setattr("didgen.train.EVERY", 5)
     run_train(config(manifest, tmp_path / "s", alpha=10.0, steps=10, learning_rate=2e-2, lora_rank=8), ["x"])
@@ -189,7 +254,8 @@ def test_flips_double_the_set_and_mirror_the_words(manifest, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"steps": 0}, "--steps 0"), ({"batch_size": 0}, "--batch-size 0"), ({"alpha": -1.0}, "--alpha"), ({"drop": 1.0}, "--drop"),
+        ({"steps": 0}, "--steps 0"), ({"batch_size": 0}, "--batch-size 0"), ({"alpha": -1.0}, "--alpha"),
+        ({"noise_offset": -0.1}, "--noise-offset"), ({"snr_gamma": 0.0}, "--snr-gamma 0"), ({"drop": 1.0}, "--drop"),
         ({"learning_rate": float("nan")}, "--learning-rate"), ({"lora_rank": -1}, "--lora-rank"), ({"size": 66}, "--size 66"),
         ({"size": 0}, "--size 0"), ({"seed": -1}, "--seed -1"),
         ({"weights": "no-such"}, "no-such"), ({"device": "cuda"}, "--device cuda"),

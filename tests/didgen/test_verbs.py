@@ -9,12 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from didgen.annotate import THIN
 from didgen.cli import main
 from didgen.pipeline import to_uint8
 from didgen.prompts import prompt_of
 from didgen.tokens import PREFIX
-from didgen.write import mask_image, write_png
+from didgen.write import mask_image
 from graft_common.pixels import read_provenance, resize
+from graft_common.raster import write_png
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +59,42 @@ def test_pairs_writes_a_pair_for_each_layout_and_resumes_to_the_same_bytes(layou
     assert main([*argv, "--resume"]) == 0
     assert {p: p.read_bytes() for p in out.rglob("*.*") if p.name != "run.json"} == before  # panel and meta.jsonl too
     assert main([*argv, "--resume", "--eta", "3"]) == 2
+
+
+def test_thin_layouts_are_flagged_and_told_once_at_the_end(tmp_path, capsys):
+    folder, out = tmp_path / "layouts", tmp_path / "out"
+    for name in ("a", "b", "c", "d"):
+        mask = np.zeros((64, 64), bool)
+        mask[20:22, 10:50] = True
+        write_png(folder / f"{name}.png", mask_image(mask), {})
+    mask[20:40] = True
+    write_png(folder / "thick.png", mask_image(mask), {})
+    argv = ["pairs", "--layouts", str(folder), "--out", str(out), "--steps", "1", "--eta", "0", "--json"]
+    for words in (argv, [*argv, "--resume"]):  # also where nothing is left to draw
+        assert main(words) == 0
+        said = capsys.readouterr()
+        lines = [line for line in said.err.splitlines() if "thinner" in line]
+        assert lines == [
+            f"graft-didgen pairs: a, b, c and 1 more: {THIN}, so guidance can hardly place it; thicken it or give a larger --size"
+        ]
+        assert json.loads(said.out)["measures"]["thin_layouts"] == 4
+    rows = [json.loads(line) for line in (out / "meta.jsonl").read_text().splitlines()]
+    assert [THIN in row["flag"] for row in rows] == [True] * 4 + [False]
+
+
+def test_the_demo_heeds_seed_and_compile(tmp_path, monkeypatch):
+    import didgen.demo
+    from graft_common import rng
+
+    starts, compiled = set(), []
+    noise = rng.noise
+    monkeypatch.setattr("didgen.encode.rng.noise", lambda shape, seed: starts.add(seed) or noise(shape, seed))
+    monkeypatch.setattr(torch, "compile", lambda module: lambda *a, **k: compiled.append(1) or module(*a, **k))
+    monkeypatch.setattr(didgen.demo, "STEPS", 1)
+    assert main(["demo", "--out", str(tmp_path), "--seed", "7", "--compile"]) == 0
+    assert starts == {didgen.demo.FIRST + 7 + i for i in range(6)} and compiled
+    assert json.loads((tmp_path / "run.json").read_text())["measures"]["network_calls"] > len(compiled)  # watched ones are not
+    assert main(["demo", "--out", str(tmp_path), "--seed", "-1"]) == 2
 
 
 def test_other_weights_or_damaged_notes_do_not_resume(layouts, untrained, tmp_path, monkeypatch, capsys):

@@ -13,6 +13,7 @@ from pydicom.data import get_testdata_file
 from graft_common import phantoms
 from graft_common.files import sha256
 from graft_common.pixels import read_provenance
+from tficomp import demo
 from tficomp.cli import main
 
 RAW = ("result.png", "copy_paste.png", "lesion_mask.png")
@@ -41,6 +42,17 @@ def test_demo_writes_what_the_gallery_shows(tmp_path, capsys):
     # The lesion must come nearer to the object than the untouched background is.
     mean = {name: value["mean"] for name, value in metrics["metrics"].items()}
     assert mean["lpips_fg_tiny"] < 0.9 * mean["lpips_fg_tiny_of_doing_nothing"]
+
+
+def test_demo_heeds_its_seed(tmp_path, monkeypatch, capsys):
+    plain, other = demo.demo_samples(), demo.demo_samples(3)
+    for a, b in zip(plain, other, strict=True):
+        assert not np.array_equal(a.lesions[0].pixels, b.lesions[0].pixels), a.key
+        assert not np.array_equal(a.lesions[0].user_mask, b.lesions[0].user_mask), a.key
+    asked = []
+    monkeypatch.setattr(demo, "demo_samples", lambda seed: asked.append(seed) or exit(3))
+    assert main(["demo", "--out", str(tmp_path), "--seed", "3"]) == 3 and asked == [3]
+    assert main(["demo", "--out", str(tmp_path), "--seed", "-1"]) == 2 and "--seed -1" in capsys.readouterr().err
 
 
 def lesion_files(folder: Path) -> tuple[str, str]:

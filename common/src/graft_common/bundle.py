@@ -20,6 +20,17 @@ from graft_common.files import atomic_path
 from graft_common.provenance import folder_digest
 
 INDEX = "model_index.json"
+# What `load` reads, and so what is fetched and what the digest covers: a snapshot of a hub id may also hold other precisions
+# (model.fp16.safetensors), a safety checker, or files of its own, more or fewer of them on another machine.
+FILES = (
+    INDEX, "scheduler/scheduler_config.json", "tokenizer/*", "unet/config.json", "vae/config.json",
+    "text_encoder/config.json",
+    *(
+        f"{part}/{stem}{end}"
+        for part, stem in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model"), ("text_encoder", "model"))
+        for end in (".safetensors", ".safetensors.index.json", "-[0-9]*-of-[0-9]*.safetensors")
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,12 @@ class Bundle:
 
     def weights(self) -> dict[str, str]:
         """Name and digest for the run record."""
-        return {"name": self.name, "sha256": folder_digest(self.folder)}
+        return {"name": self.name, "sha256": digest(self.folder)}
+
+
+def digest(folder: Path, *more: str) -> str:
+    """One sha256 over the files of a bundle that `load` reads, and over those that fit the patterns `more`."""
+    return folder_digest(folder, only=(*FILES, *more))
 
 
 def shipped() -> dict[str, Path]:
@@ -110,9 +126,8 @@ def find(weights: str) -> tuple[str, Path]:
 def _fetch(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = [INDEX, "*/config.json", "scheduler/*", "tokenizer/*", "unet/*.safetensors", "vae/*.safetensors"]
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=[*patterns, "text_encoder/*.safetensors"]))
+        return Path(snapshot_download(hub_id, allow_patterns=list(FILES)))
     except Exception as why:  # the hub client raises many kinds: offline, gated, misspelt
         reason = (str(why).strip().splitlines() or [type(why).__name__])[0]
         raise InputError(

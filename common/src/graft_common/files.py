@@ -49,6 +49,11 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
     return Path(path)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write `text` as UTF-8, its line ends as they are, as `write_bytes` does."""
+    return write_bytes(path, text.encode())
+
+
 def sha256(path: str | os.PathLike[str]) -> str:
     """Hex digest of a file's bytes."""
     with Path(path).open("rb") as file:

@@ -215,12 +215,8 @@ def _kind(data: bytes, where: str) -> Kind:
     """File format by content. Raises InputError with a guess at what the file is instead."""
     if data[128:132] == b"DICM":  # first: the preamble may pose as a TIFF
         return "dicom"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "jpeg"
-    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "tiff"
+    if kind := raster.kind_of(data):
+        return kind
     # a data set without preamble starts with its meta header or with group 0008, in either byte order
     if data[:2] in (b"\x02\0", b"\x08\0", b"\0\x08"):
         return "dicom"
@@ -231,7 +227,6 @@ def _kind(data: bytes, where: str) -> Kind:
             raise InputError(f"{where}: is a gzip file without a NIfTI inside; unpack it or give the image")
     if nifti.is_nifti(head):
         return "nifti"
-    text = data[:512].lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
+    if raster.is_markup(data):
         raise InputError(f"{where}: is a web page or XML, not an image; download the file itself")
     raise InputError(f"{where}: is no PNG, JPEG, TIFF, DICOM or single-file NIfTI; convert it to one of these")

@@ -6,6 +6,7 @@ Names of patients live in paths. So a record holds base names only, and for DICO
 import hashlib
 import json
 import sys
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -89,11 +90,21 @@ def input_digests(inputs: dict[str, Path]) -> dict[str, str]:
     return {role: sha256(path) for role, path in inputs.items()}
 
 
-def folder_digest(folder: Path, suffixes: tuple[str, ...] = (".safetensors", ".json", ".txt")) -> str:
-    """One sha256 over the names and bytes of all weights and configurations below `folder`, in name order."""
+def folder_digest(
+    folder: Path,
+    suffixes: tuple[str, ...] = (".safetensors", ".json", ".txt"),
+    only: tuple[str, ...] = ("*",),
+) -> str:
+    """One sha256 over the names and bytes of all weights and configurations below `folder`, in name order.
+
+    Args:
+        only: patterns (of `fnmatch`, on the path below `folder`); files that fit none do not count.
+    """
     total = hashlib.sha256()
     for path in sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.suffix in suffixes):
-        total.update(path.relative_to(folder).as_posix().encode() + b"\0" + bytes.fromhex(sha256(path)))
+        name = path.relative_to(folder).as_posix()
+        if any(fnmatchcase(name, pattern) for pattern in only):
+            total.update(name.encode() + b"\0" + bytes.fromhex(sha256(path)))
     return total.hexdigest()
 
 

@@ -7,6 +7,7 @@ behind: EXIF may hold names, serial numbers and places.
 import hashlib
 import io
 import json
+import os
 import struct
 import zlib
 from typing import Any
@@ -15,10 +16,19 @@ import numpy as np
 from jaxtyping import Float64, Integer, Shaped, UInt8, UInt16
 
 from graft_common.errors import InputError
-from graft_common.files import parsing, quiet_stderr
+from graft_common.files import parsing, quiet_stderr, write_bytes
 from graft_common.picture import MAX_PIXELS, Kind, Picture, Source, check_size, linear, unit_to_pixels, window_edges
 
 PROVENANCE_KEY = "graft"
+MAGIC: dict[bytes, Kind] = {
+    b"\x89PNG\r\n\x1a\n": "png",
+    b"\xff\xd8\xff": "jpeg",
+    b"II*\0": "tiff",
+    b"MM\0*": "tiff",
+    b"II+\0": "tiff",
+    b"MM\0+": "tiff",
+}
+MARKUP = (b"<!doctype", b"<html", b"<?xml", b"<svg")
 MAX_EXPANSION = 4096  # no common PNG, JPEG or TIFF coding of a real picture shrinks it more than this
 ORIENT = {
     1: lambda a: a,
@@ -30,6 +40,16 @@ ORIENT = {
     7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
     8: lambda a: np.rot90(a, 1),
 }
+
+
+def kind_of(data: bytes) -> Kind | None:
+    """PNG, JPEG or TIFF by the first bytes; None for everything else."""
+    return next((kind for magic, kind in MAGIC.items() if data.startswith(magic)), None)
+
+
+def is_markup(data: bytes) -> bool:
+    """Whether it is a web page or XML, which a download that failed often leaves under a picture's name."""
+    return data[:512].lstrip().lower().startswith(MARKUP)
 
 
 def read_raster(data: bytes, where: str, name: str, kind: Kind, window: tuple[float, float] | None) -> Picture:
@@ -179,6 +199,11 @@ def encode(
     out = io.BytesIO()
     Image.fromarray(stored).save(out, format="PNG", pnginfo=chunks, icc_profile=icc)
     return out.getvalue()
+
+
+def write_png(path: str | os.PathLike[str], array: UInt8[np.ndarray, "_ _ *_"], note: dict[str, Any]) -> None:
+    """8-bit PNG, grey or RGB, with the provenance and the word synthetic inside; InputError where it cannot be written."""
+    write_bytes(path, encode(array, "png", {**note, "synthetic": True}))
 
 
 def read_comment(data: bytes, where: str) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, is_initialized
 from torch import Tensor, nn
 
 from graft_common.checkpoint import load_weights, read_config, save_weights
@@ -31,12 +32,14 @@ class FitConfig:
         warmup: steps of linear warm-up.
         decay: share of the steps, at the end, over which the rate falls to zero.
         weight_decay: AdamW's decoupled decay.
+        betas: AdamW's decays of the mean and of the mean square of the gradient.
         ema: decay of the exponential moving average of the weights (ramped up early: min(ema, (1 + s) / (10 + s))).
         accumulate: micro-batches per optimiser step; `loss` is called once for each.
         clip: largest gradient norm.
         seed: keys every random draw of the run.
         save_minutes: minutes between checkpoints.
         mixed_precision: accelerate's "no", "bf16" or "fp16".
+        cpu: stay on the CPU where there is a GPU.
     """
 
     steps: int
@@ -44,12 +47,14 @@ class FitConfig:
     warmup: int = 100
     decay: float = 0.3
     weight_decay: float = 1e-2
+    betas: tuple[float, float] = (0.9, 0.99)
     ema: float = 0.999
     accumulate: int = 1
     clip: float = 1.0
     seed: int = 0
     save_minutes: float = 4.0
     mixed_precision: str = "no"
+    cpu: bool = False
 
     def rate(self, step: int) -> float:
         """Learning rate of optimiser step `step` (0-based)."""
@@ -95,10 +100,10 @@ def fit(
         InputError: the checkpoint in `folder` is damaged.
         ValueError: it belongs to another network or optimiser.
     """
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, gradient_accumulation_steps=config.accumulate)
+    accelerator = _accelerator(config)
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     sets = list(groups or [{"params": [p for _, p in named], "scale": 1.0}])
-    optimizer = torch.optim.AdamW(sets, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(sets, lr=config.learning_rate, weight_decay=config.weight_decay, betas=config.betas)
     module.to(accelerator.device)
     wrapped, optimizer = accelerator.prepare(module, optimizer)
     average = [p.detach().clone() for _, p in named]
@@ -142,6 +147,15 @@ def fit(
             break
     mean = {name: value for (name, _), value in zip(named, average, strict=True)}
     return Fitted(mean, step, before + time.monotonic() - began, sum(recent) / max(1, len(recent)))
+
+
+def _accelerator(config: FitConfig) -> Accelerator:
+    if is_initialized() and AcceleratorState().num_processes == 1:
+        # accelerate keeps device and precision for the life of the process and refuses others; the next run may differ
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(
+        mixed_precision=config.mixed_precision, gradient_accumulation_steps=config.accumulate, cpu=config.cpu
+    )
 
 
 def _save(

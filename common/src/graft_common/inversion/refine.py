@@ -122,6 +122,7 @@ def null_text(
     iterations: int = 10,
     step_size: Number = 1e-2,
     tolerance: Number = 1e-5,
+    growth: Number = 2e-5,
 ) -> NullText:
     """Null-text optimisation (Mokady et al. 2023): tune the empty prompt so that guidance follows an inversion.
 
@@ -136,7 +137,8 @@ def null_text(
         null, cond: (1 or B, L, D) embeddings of the empty and the real prompt.
         order: 1 is DDIM, as in the paper; 2 is DPM-Solver++(2M).
         iterations: Adam updates per step; 0 is plain guided sampling.
-        tolerance: a step stops when every sample's mean squared distance is at or below it.
+        tolerance, growth: step i (0 at the noise) stops when every sample's mean squared distance is at or below
+            tolerance + growth * i, the paper's rule: errors of earlier steps cannot all be made good.
 
     Raises:
         ValueError: pivots do not match the grid, or iterations < 0.
@@ -164,7 +166,7 @@ def null_text(
             return m, dpm_step(x, m, past.clean if past else None, k, k - 1, past.index if past else None, grid)
 
         rate = step_size * (1 - 0.5 * (steps - k) / steps)
-        u, m, x, loss = _tune(attempt, u, pivots[k - 1], iterations, rate, tolerance)
+        u, m, x, loss = _tune(attempt, u, pivots[k - 1], iterations, rate, tolerance + growth * (steps - k))
         memory = DpmMemory(m, k) if order == 2 else None
         embeddings.append(u.to(kind))
         states.append(x)

@@ -12,6 +12,7 @@ from didgen.records import Annotation, Attention
 KERNEL = 15  # px at 512
 LEAST, MOST = 0.005, 0.90  # share of the picture
 PARTS, CONTRAST, OVERLAP = 3, 0.25, 0.2
+THIN = "layout has a lesion thinner than an attention cell"
 
 
 def spread(attention: Attention, power: int, size: tuple[int, int]) -> Float[Tensor, "B H W"]:
@@ -66,8 +67,15 @@ def closed(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     return ndimage.binary_erosion(ndimage.binary_dilation(mask, disc), disc, border_value=1)
 
 
-def flags(annotation: Annotation, layout: Bool[np.ndarray, "H W"] | None) -> tuple[str, ...]:
-    """Reasons to look at a pair before it is used; none is a reason to hide it."""
+def flags(
+    annotation: Annotation, layout: Bool[np.ndarray, "H W"] | None, grid: tuple[int, int] | None = None
+) -> tuple[str, ...]:
+    """Reasons to look at a pair before it is used; none is a reason to hide it.
+
+    Args:
+        layout: what was asked for, if anything was.
+        grid: (h, w) cells of the cross-attention that was to follow it.
+    """
     share = float(annotation.mask.mean())
     found = []
     if share < LEAST:
@@ -80,7 +88,18 @@ def flags(annotation: Annotation, layout: Bool[np.ndarray, "H W"] | None) -> tup
         found.append("attention hardly tells lesion from skin")
     if layout is not None and iou(annotation.mask, layout) < OVERLAP:
         found.append("mask lies elsewhere than the layout")
+    if layout is not None and grid is not None and thin(layout, grid):
+        found.append(THIN)
     return tuple(found)
+
+
+def thin(layout: Bool[np.ndarray, "H W"], grid: tuple[int, int]) -> bool:
+    """Whether one of its lesions has no room for a disc as wide as a cell: its map cannot tell such a lesion from skin."""
+    height, width = (max(1, round(side / cells)) for side, cells in zip(layout.shape, grid, strict=True))
+    y, x = np.mgrid[:height, :width]
+    disc = ((2 * y + 1) / height - 1) ** 2 + ((2 * x + 1) / width - 1) ** 2 <= 1
+    lesions, count = ndimage.label(layout, np.ones((3, 3)))
+    return len(np.unique(lesions[ndimage.binary_erosion(layout, disc)])) < count
 
 
 def iou(a: Bool[np.ndarray, "H W"], b: Bool[np.ndarray, "H W"]) -> float:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from didgen.annotate import THIN
 from didgen.config import PairsConfig
 from didgen.denoise import denoiser
 from didgen.images import read_lesion_mask, read_rgb
@@ -18,11 +20,13 @@ from didgen.prompts import prompt_of
 from didgen.records import Pair
 from didgen.tokens import positions
 from didgen.weights import Model, load_model
-from didgen.write import mask_image, outlined, panel, write_png
+from didgen.write import mask_image, outlined
 from graft_common.console import Run, checked_out, progress, write_json
 from graft_common.errors import InputError
 from graft_common.files import atomic_path, read_bytes, typed
+from graft_common.panel import panel
 from graft_common.provenance import public_config, stamp
+from graft_common.raster import write_png
 
 PLAN, META = "pairs.json", "meta.jsonl"
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
@@ -77,7 +81,15 @@ def run_pairs(config: PairsConfig, command: list[str]) -> dict[str, Any]:
     write_png(out / "panel.png", panel(sheet, "layout pairs (synthetic)"), note)
     run.outputs = [f"{kind}/{job.name}.png" for job in jobs for kind in ("image", "mask")] + [META, "panel.png"]
     flagged = [name for name, row in done.items() if row["flag"]]
-    run.measures = {"pairs": len(jobs), "flagged": len(flagged), "network_calls": network.calls}
+    narrow = [job.name for job in jobs if THIN in done[job.name]["flag"]]
+    run.measures = {"pairs": len(jobs), "flagged": len(flagged), "thin_layouts": len(narrow), "network_calls": network.calls}
+    if narrow:
+        more = f" and {len(narrow) - 3} more" if len(narrow) > 3 else ""
+        print(
+            f"graft-didgen pairs: {', '.join(narrow[:3])}{more}: {THIN}, so guidance can hardly place it; "
+            "thicken it or give a larger --size",
+            file=sys.stderr,
+        )
     return run.write(out)
 
 

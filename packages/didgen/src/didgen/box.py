@@ -1,7 +1,6 @@
 """The verb `box`: a box for the lesion -> pictures with YOLO and COCO labels (spec 2.7)."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,12 @@ from didgen.pipeline import draw_pictures
 from didgen.prompts import prompt_of_box
 from didgen.tokens import positions
 from didgen.weights import load_model
-from didgen.write import panel, write_png
 from graft_common.console import Run, checked_out, progress, write_json
 from graft_common.errors import InputError
-from graft_common.files import atomic_path, typed
+from graft_common.files import typed, write_text
+from graft_common.panel import panel
 from graft_common.provenance import stamp
+from graft_common.raster import write_png
 
 Box = tuple[float, float, float, float]
 
@@ -107,12 +107,6 @@ def coco(names: list[str], prompts: list[str], box: Box, shape: tuple[int, ...])
             for i in range(len(names))
         ],
     }
-
-
-def write_text(path: Path, text: str) -> None:
-    """A small text file in one step."""
-    with atomic_path(path) as beside:
-        beside.write_text(text, encoding="utf-8")
 
 
 def drawn_box(image: np.ndarray, box: Box) -> np.ndarray:

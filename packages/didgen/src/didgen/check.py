@@ -1,7 +1,5 @@
 """The verb `check`: what is wrong with my data, before an hour of work. Reads every file once; needs no network."""
 
-import dataclasses
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,12 @@ from didgen.config_data import CheckConfig
 from didgen.images import read_lesion_mask, read_rgb
 from didgen.layouts import read_tree
 from didgen.manifest import NAME, Row, read_manifest
-from didgen.tree import Finding, Level, several
+from didgen.tree import several
 from graft_common.console import progress
 from graft_common.errors import InputError
 from graft_common.files import sha256, typed
+from graft_common.findings import Finding, Level, conclude, said
 
-SHOWN = 60  # findings in the table
 SMALLEST = 64  # px: the shorter side below which a picture shows too little
 SPECK, FLOOD = 0.005, 0.90  # share of the picture below and above which a mask is worth a look
 GREY = 6  # levels between the channels up to which a picture counts as grey (JPEG's error)
@@ -42,20 +40,8 @@ def run_check(config: CheckConfig, command: list[str]) -> dict[str, Any]:
     with progress("check", len(rows), quiet=config.json) as advance:
         findings += check_rows(rows, advance)
     findings = list(dict.fromkeys([*findings, *check_splits(rows, path)]))
-    stops = [f for f in findings if f.level == "stop"]
-    record = {
-        "schema": 1, "kind": kind, "items": len(rows), "stops": len(stops), "notes": len(findings) - len(stops),
-        "findings": [dataclasses.asdict(f) for f in findings],
-    }  # fmt: skip
-    if not config.json:
-        show(findings, f"{typed(path)}: {kind}, {len(rows)} pictures")
-    if stops:
-        if config.json:
-            print(json.dumps(record))
-        raise InputError(
-            f"{typed(path)}: {len(stops)} findings would stop a run; the first: {stops[0].path}: {stops[0].what}"
-        )
-    return record
+    record = {"schema": 1, "kind": kind, "items": len(rows)}
+    return conclude(findings, record, path, f"{kind}, {len(rows)} pictures", config.json)
 
 
 def check_rows(rows: Sequence[Row], advance: Callable[[int], None] = lambda n: None) -> list[Finding]:
@@ -127,28 +113,4 @@ def _found(notes: Sequence[tuple[Path, Level, str]]) -> list[Finding]:
 
 
 def _stopped(path: Path, why: InputError) -> Finding:
-    """The message without the path that its line starts with."""
-    return Finding("stop", typed(path), str(why).partition(f"{typed(path)}: ")[2] or str(why))
-
-
-def show(findings: Sequence[Finding], title: str) -> None:
-    """The findings as a table on stderr, those that stop first."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(stderr=True)
-    if not findings:
-        console.print(Text(f"{title}; nothing wrong found"))
-        return
-    table = Table(title=Text(title))
-    for column in ("", "file", "finding"):
-        table.add_column(column, overflow="fold")
-    ordered = sorted(findings, key=lambda f: f.level != "stop")
-    for found in ordered[:SHOWN]:
-        table.add_row(
-            Text(found.level, style="red" if found.level == "stop" else ""), Text(found.path), Text(found.what)
-        )
-    console.print(table)
-    if len(ordered) > SHOWN:
-        console.print(Text(f"and {len(ordered) - SHOWN} more; --json prints all"))
+    return Finding("stop", typed(path), said(path, why))

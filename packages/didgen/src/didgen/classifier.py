@@ -11,10 +11,11 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
 from didgen.config_study import ClsSettings
-from didgen.learn import Learned, Line, Task, header_of, key, learn, outputs, pick_device
+from didgen.learn import Learned, Line, Task, header_of, key, learn, outputs
 from didgen.samples import Samples
 from didgen.segmenter import fill, stored_settings
 from graft_common.checkpoint import load_weights, read_config
+from graft_common.device import pick_device
 from graft_common.errors import InputError
 from graft_common.files import one_line, typed
 

@@ -7,25 +7,20 @@ from typing import Literal
 
 import tyro
 
+from graft_common import settings
 from graft_common.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(settings.ModelConfig):
     """Where the network comes from and where it runs."""
 
     weights: str = "tiny-didgen"
     """Shipped name, folder that `graft-didgen train` wrote, or hub id (fetched only when named)."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the network runs; auto takes a GPU when there is one."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the network; auto is float32 on the CPU and bfloat16 on a GPU. Latents and losses are always float32."""
     compile: bool = False
     """Compile the network for the plain steps; steps that record maps run it as it is."""
     seed: int = 0
     """Seed of the first picture; picture i uses seed + i, whatever the batch."""
-    json: bool = False
-    """Print the run record as one JSON line on stdout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +37,7 @@ class DrawConfig(ModelConfig):
     """Pictures in one pass through the network."""
 
     def check(self) -> None:
-        """Raise InputError for values that cannot work, named as typed."""
-        if self.seed < 0:
-            raise InputError(f"--seed {self.seed}: must be 0 or more")
+        super().check()
         if self.steps < 1:
             raise InputError(f"--steps {self.steps}: must be at least 1")
         if self.batch_size < 1:
@@ -205,6 +198,10 @@ class TrainConfig:
     """How a word of several pieces initialises its placeholder token."""
     drop: float = 0.1
     """Share of the captions that are emptied, so that guidance works."""
+    noise_offset: float = 0.0
+    """Standard deviation of extra noise that a whole latent channel shares, so that words, not noise, give the overall tone."""
+    snr_gamma: float | None = None
+    """Clamp of the min-SNR weights over time (5 is usual); default all times weigh alike, as in the paper."""
     flips: bool = False
     """Mirror picture and mask together; captions that name a side are mirrored too."""
     size: int | None = None
@@ -242,6 +239,10 @@ class TrainConfig:
             raise InputError(f"--learning-rate {self.learning_rate}: must be above 0")
         if not (math.isfinite(self.alpha) and self.alpha >= 0):
             raise InputError(f"--alpha {self.alpha}: must be 0 or more")
+        if not (math.isfinite(self.noise_offset) and self.noise_offset >= 0):
+            raise InputError(f"--noise-offset {self.noise_offset}: must be 0 or more")
+        if self.snr_gamma is not None and not (math.isfinite(self.snr_gamma) and self.snr_gamma > 0):
+            raise InputError(f"--snr-gamma {self.snr_gamma}: must be above 0")
         for flag, part in (("--drop", self.drop), ("--decay", self.decay), ("--ema", self.ema)):
             if not 0 <= part < 1:
                 raise InputError(f"{flag} {part}: must be from 0 to below 1")

@@ -230,6 +230,8 @@ class EvalGenConfig(JudgeConfig):
     """Split of --real in which the nearest training picture is looked for; None leaves it out."""
     layouts: Path | None = None
     """Folder of the layout masks that pairs was given, matched by name: IoU of each mask with its own."""
+    weights: str | None = None
+    """Shipped name or folder of a fine-tuned model, to test its maps: AUROC of <lesion> and <skin> on real pictures with masks."""
     out: Path = Path("out/eval-gen")
     """Folder for metrics.json, table.md and run.json."""
     backbone: str = "tiny"

@@ -20,7 +20,6 @@ from didgen.maps import map_grids
 from didgen.pipeline import to_uint8, working_size
 from didgen.tokens import positions
 from didgen.weights import load_model
-from didgen.write import panel, write_png
 from graft_common import bundle as bundles
 from graft_common.bundle import Bundle, text_states
 from graft_common.console import Run, checked_out, progress
@@ -28,8 +27,10 @@ from graft_common.guidance import guide
 from graft_common.hooks import Call, CrossColumns, Site, Where, record
 from graft_common.hooks import edit as edit_attention
 from graft_common.inversion import ddim_move
+from graft_common.panel import panel
 from graft_common.pixels import feather, paste, resize, resize_mask
 from graft_common.provenance import stamp
+from graft_common.raster import write_png
 
 SOURCE, TARGET = 2, 3  # rows of the conditional half in [null, null, source, target]
 CELLS = 16  # self-attention up to this side is the source's

@@ -9,13 +9,13 @@ from didgen.classifier import Classifier, load_classifier, predict_classes
 from didgen.cls_scores import confusion, summaries
 from didgen.config_study import EvalClsConfig
 from didgen.dataset import ManifestDataset
-from didgen.learn import pick_device
 from didgen.manifest import load
 from didgen.samples import Samples, read_classes
-from didgen.scoring import as_csv, distinct, table, write_text
+from didgen.scoring import as_csv, distinct, write_table
 from graft_common.console import Run, checked_out, progress, write_json
+from graft_common.device import pick_device
 from graft_common.errors import InputError
-from graft_common.files import sha256, typed
+from graft_common.files import sha256, typed, write_text
 from graft_common.metrics import metrics_json
 
 MAJORITY = "majority class"
@@ -67,7 +67,7 @@ def run_eval_cls(config: EvalClsConfig, command: list[str]) -> dict[str, Any]:
         "confusion": {name: one.tolist() for name, one in tables.items()},
     }  # fmt: skip
     write_json(out / "metrics.json", metrics_json("didgen", "eval-cls", means[ours], {}, extra))
-    write_text(out / "table.md", table(means))
+    write_table(out, means, "answer", config.json)
     lines = [
         (key, name, classes[truth[i]], classes[one[i]]) for name, one in said.items() for i, key in enumerate(first.ids)
     ]

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
+from didgen.asked import lesion_scores, requested, seen, word_scores
+from didgen.attributes import render
 from didgen.config_study import EvalGenConfig
 from didgen.gen_metrics import (
     Pictures,
@@ -20,19 +22,21 @@ from didgen.gen_metrics import (
 )
 from didgen.generated import read_generated
 from didgen.images import picture_size, read_lesion_mask, read_rgb
-from didgen.learn import pick_device
 from didgen.manifest import Row, load
+from didgen.measure import measure
 from didgen.memorise import Match, memorisation
-from didgen.scoring import Summary, as_csv, table, write_text
+from didgen.scoring import Summary, as_csv, write_table
 from didgen.seg_metrics import overlap
 from graft_common.console import Run, checked_out, progress, write_json
+from graft_common.device import pick_device
 from graft_common.errors import InputError
-from graft_common.files import typed
+from graft_common.files import typed, write_text
 from graft_common.metrics import bootstrap, metrics_json, proportion
 from graft_common.metrics import name as metric_name
 from graft_common.resample import resize, resize_mask
 
 GENERATED, TRAINING, MEAN_PICTURE = "generated", "real training pictures", "mean real picture"
+CONSTANT, CHANCE = "a constant map", {"mean": 0.5, "ci95": [0.5, 0.5], "n": 0}
 
 
 def run_eval_gen(config: EvalGenConfig, command: list[str]) -> dict[str, Any]:
@@ -89,6 +93,15 @@ def run_eval_gen(config: EvalGenConfig, command: list[str]) -> dict[str, Any]:
     with record.stage("masks"):
         means[GENERATED] |= mask_scores(made, config)
         means["real"] = area_scores(rows)
+    with record.stage("asked"):
+        asked = asked_scores(made, config.layouts, GENERATED, config.seed)
+        asked["real"] = asked_scores(chosen["real"], None, "real", config.seed)["real"]  # what the judges reach at best
+        for name, scores in asked.items():
+            means[name] = means.get(name, {}) | scores
+    if config.weights is not None:
+        with record.stage("maps"):
+            means[GENERATED] |= auroc_scores(chosen["real"], config, record)
+        means[CONSTANT] = {name: CHANCE for name in ("auroc_lesion", "auroc_skin")}
     if training:
         with record.stage("nearest"):
             matches = {GENERATED: matched(made, training, config, device), "real": matched(rows, training, config, device)}
@@ -103,7 +116,7 @@ def run_eval_gen(config: EvalGenConfig, command: list[str]) -> dict[str, Any]:
     }  # fmt: skip
     backbones = {"features": net.name, "perceptual": metric_name("lpips", config.lpips).removeprefix("lpips_")}
     write_json(out / "metrics.json", metrics_json("didgen", "eval-gen", means[GENERATED], backbones, extra))
-    write_text(out / "table.md", table(means, "pictures"))
+    write_table(out, means, "pictures", config.json)
     record.outputs = ["metrics.json", "table.md", *(["nearest.csv"] if training else [])]
     record.measures = {"generated": len(made), "flagged": len(source.flagged), "real": len(rows), "compared": count}
     return record.write(out)
@@ -173,6 +186,46 @@ def mask_scores(rows: Sequence[Row], config: EvalGenConfig) -> dict[str, Summary
         others = [resize_mask(own[i - 1], m.shape) for i, m in enumerate(masks)]
         out["mask_iou_other"] = bootstrap([_iou(m, t) for m, t in zip(masks, others, strict=True)], config.seed)
     return out
+
+
+def asked_scores(
+    rows: Sequence[Row], layouts: Path | None, ours: str, seed: int
+) -> dict[str, dict[str, Summary]]:
+    """`lesion_scores` of the rows with masks and `word_scores` of those with words, the pictures' own under `ours`."""
+    out: dict[str, dict[str, Summary]] = {ours: {}}
+    asked = [(row, requested(row)) for row in rows]
+    found = [(row, words, *seen(row)) for row, words in asked if words is not None or row.mask is not None]
+    masked = [(row, _any_mask(row.mask), drawn) for row, _, drawn, _ in found if row.mask is not None]
+    if masked:
+        own = None if layouts is None else [_layout(layouts, row, mask.shape) for row, mask, _ in masked]
+        masks, drawn = [mask for _, mask, _ in masked], [resize_mask(drawn, mask.shape) for _, mask, drawn in masked]
+        out |= lesion_scores(drawn, masks, own, ours, seed)
+    said = [(words, measured) for _, words, _, measured in found if words is not None]
+    for name, scores in word_scores([a for a, _ in said], [b for _, b in said], ours, seed).items():
+        out[name] = out.get(name, {}) | scores
+    return out
+
+
+def auroc_scores(rows: Sequence[Row], config: EvalGenConfig, record: Run) -> dict[str, Summary]:
+    """ "auroc_lesion" and "auroc_skin" of the maps of --weights on real pictures with masks; see `map_scores`.
+
+    Raises:
+        InputError: weights that cannot be loaded, or no picture has a mask.
+    """
+    from didgen.config import ModelConfig
+    from didgen.map_scores import map_scores
+    from didgen.weights import load_model
+
+    assert config.weights is not None
+    model = load_model(ModelConfig(weights=config.weights, device=config.device))
+    record.weights = model.weights()
+    named = [(row, row.mask) for row in rows if row.mask is not None]
+    if not named:
+        raise InputError(f"--weights {config.weights}: the real pictures have no masks to test its maps by; leave it out")
+    images, masks = [read_rgb(row.image) for row, _ in named], [read_lesion_mask(mask) for _, mask in named]
+    prompts = [row.prompt or render(measure(i, m).attributes) for (row, _), i, m in zip(named, images, masks, strict=True)]
+    found = map_scores(images, masks, prompts, [config.seed + i for i in range(len(named))], model.bundle)
+    return {f"auroc_{name}": bootstrap(values, config.seed) for name, values in found.items()}
 
 
 def area_scores(rows: Sequence[Row]) -> dict[str, Summary]:

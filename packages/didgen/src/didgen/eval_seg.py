@@ -8,14 +8,14 @@ from torch import Tensor
 
 from didgen.config_study import EvalSegConfig
 from didgen.dataset import ManifestDataset
-from didgen.learn import pick_device
 from didgen.manifest import load
 from didgen.samples import Samples, read_masks
-from didgen.scoring import as_csv, distinct, table, write_text
+from didgen.scoring import as_csv, distinct, write_table
 from didgen.seg_metrics import overlap, trivial_masks
 from didgen.segmenter import load_segmenter, predict_masks
 from graft_common.console import Run, checked_out, progress, write_json
-from graft_common.files import sha256
+from graft_common.device import pick_device
+from graft_common.files import sha256, write_text
 from graft_common.metrics import bootstrap, metrics_json, paired_difference
 
 
@@ -56,7 +56,7 @@ def run_eval_seg(config: EvalSegConfig, command: list[str]) -> dict[str, Any]:
         "networks": {n: s.name for n, s in segmenters.items()}, "compared": {n: means[n] for n in others}, "paired": paired,
     }  # fmt: skip
     write_json(out / "metrics.json", metrics_json("didgen", "eval-seg", means[ours], {}, extra))
-    write_text(out / "table.md", table(means))
+    write_table(out, means, "answer", config.json)
     lines = [
         (key, name, *(float(v[i]) for v in one.values())) for name, one in scores.items() for i, key in enumerate(ids)
     ]

@@ -13,14 +13,6 @@ from graft_common.files import parsing, read_bytes, typed
 from graft_common.picture import Kind, check_size
 
 PathLike = str | os.PathLike[str]
-MAGIC: dict[bytes, Kind] = {
-    b"\x89PNG\r\n\x1a\n": "png",
-    b"\xff\xd8\xff": "jpeg",
-    b"II*\0": "tiff",
-    b"MM\0*": "tiff",
-    b"II+\0": "tiff",
-    b"MM\0+": "tiff",
-}
 SOLID = 0.001  # share of the picture from which a grey level between the two of a mask counts as a class of its own
 SLACK = 32  # grey levels that JPEG may stray around a mask's two
 
@@ -104,12 +96,9 @@ def _decode(path: PathLike, role: str) -> tuple[Shaped[np.ndarray, "H W *C"], st
 
 def _kind(data: bytes, where: str) -> Kind | None:
     """Format by content; None is BMP."""
-    for magic, kind in MAGIC.items():
-        if data.startswith(magic):
-            return kind
-    if data.startswith(b"BM"):
-        return None
-    if data[:64].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
+    if (kind := raster.kind_of(data)) or data.startswith(b"BM"):
+        return kind
+    if raster.is_markup(data):
         raise InputError(f"{where}: is a web page or XML, not a picture; download the file itself")
     raise InputError(f"{where}: is no PNG, JPEG, TIFF or BMP; convert it to one of these")
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from didgen.manifest import Row, Split, confined
 from didgen.tables import read_table, read_xlsx
-from didgen.tree import PICTURES, Finding, Tree, beside, named, repeated, several, table, walk
+from didgen.tree import PICTURES, Tree, beside, named, repeated, several, table, walk
 from graft_common.errors import InputError
 from graft_common.files import read_bytes, typed
+from graft_common.findings import Finding
 
 INDEXES: dict[str, Split] = {"train_indexes.csv": "train", "valid_indexes.csv": "val", "test_indexes.csv": "test"}
 DROPPED = ("melanosis", "miscellaneous")  # no counterpart among the seven classes: 1011 cases become 987

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from didgen.manifest import CLASSES, Row, Split
 from didgen.tables import read_table
-from didgen.tree import Finding, Tree, below, beside, named, repeated, several, table, walk
+from didgen.tree import Tree, below, beside, named, repeated, several, table, walk
 from graft_common.errors import InputError
 from graft_common.files import typed
+from graft_common.findings import Finding
 
 PARTS: dict[str, Split] = {"Training": "train", "Validation": "val", "Test": "test"}
 ISIC = r"(ISIC_\d{7})"  # whole stems only: superpixel files and other companions have longer ones

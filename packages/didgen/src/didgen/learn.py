@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from didgen.config_study import LearnConfig
 from didgen.samples import Samples, prepared
 from graft_common.checkpoint import load_weights, read_config, save_weights
+from graft_common.device import pick_device as pick_device
 from graft_common.errors import InputError
 from graft_common.files import typed
 from graft_common.provenance import public_config
@@ -54,13 +55,6 @@ class Learned:
     best_epoch: int
     best_score: float
     ended: str
-
-
-def pick_device(name: str) -> torch.device:
-    """The device that --device names; auto takes a GPU when there is one. InputError for a GPU that is not there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no GPU is available; use --device cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def header_of(task: str, settings: LearnConfig) -> dict[str, Any]:

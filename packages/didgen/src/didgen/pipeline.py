@@ -94,8 +94,9 @@ def draw_pairs(
     masks = annotate(out.attention, size, config.power)
     losses = out.losses[[0, -1]].T.tolist() if len(out.losses) else [[] for _ in wanted]
     images = pictures(out, bundle)
+    grid = map_grids(bundle.unet, (size[0] // bundle.factor, size[1] // bundle.factor)).cross
     return [
-        Pair(image, mask, flags(mask, layout), iou(mask.mask, layout), tuple(loss))
+        Pair(image, mask, flags(mask, layout, grid), iou(mask.mask, layout), tuple(loss))
         for image, mask, layout, loss in zip(images, masks, wanted, losses, strict=True)
     ]
 

@@ -15,11 +15,12 @@ from didgen.pipeline import Image, draw_pictures
 from didgen.prompts import draw
 from didgen.tokens import positions
 from didgen.weights import Model, load_model
-from didgen.write import panel, write_png
 from graft_common.console import Run, checked_out, progress
 from graft_common.errors import InputError
 from graft_common.files import atomic_path, read_bytes, typed
+from graft_common.panel import panel
 from graft_common.provenance import stamp
+from graft_common.raster import write_png
 
 SHOWN = 24
 

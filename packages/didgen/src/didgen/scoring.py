@@ -1,4 +1,4 @@
-"""What the scoring verbs share: intervals for numbers that are no mean over pictures, tables, CSV."""
+"""What the scoring verbs share: intervals for numbers that are no mean over pictures, CSV."""
 
 import csv
 import io
@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Int64
 from scipy.stats import t as student
 
-from graft_common.files import write_bytes
+from graft_common.files import write_text
+from graft_common.markdown import table
 
 Summary = dict[str, Any]  # {"mean", "ci95", "n"}
 Rows = Int64[np.ndarray, "_"]  # each set of rows has a length of its own
@@ -59,25 +60,12 @@ def grid_bootstrap(
     return out
 
 
-def table(rows: Mapping[str, Mapping[str, Summary]], first: str = "answer") -> str:
-    """A markdown table of row -> metric -> summary, as mean [low, high]; empty where a row lacks the metric."""
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    lines = [f"| {first} | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for label, row in rows.items():
-        lines.append(f"| {label} | " + " | ".join(cell(row[n]) if n in row else "" for n in names) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def cell(summary: Summary) -> str:
-    """mean [low, high] with as many digits as the value's size asks for."""
-    mean, (low, high) = summary["mean"], summary["ci95"]
-    digits = 2 if abs(mean) >= 10 else 3 if abs(mean) >= 1 else 4
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Text in one step."""
-    write_bytes(path, text.encode())
+def write_table(out: Path, rows: Mapping[str, Mapping[str, Summary]], first: str, quiet: bool) -> None:
+    """table.md in `out`, shown on stdout as well unless `quiet`."""
+    text = table(rows, first)
+    write_text(out / "table.md", text)
+    if not quiet:
+        print(text, end="")
 
 
 def as_csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:

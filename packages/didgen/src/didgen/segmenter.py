@@ -13,9 +13,10 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from didgen.config_study import Networks, SegSettings
-from didgen.learn import Learned, Line, Task, header_of, key, learn, outputs, pick_device
+from didgen.learn import Learned, Line, Task, header_of, key, learn, outputs
 from didgen.samples import Samples
 from graft_common.checkpoint import load_weights, read_config
+from graft_common.device import pick_device
 from graft_common.errors import InputError
 from graft_common.files import one_line, typed
 

@@ -16,16 +16,19 @@ from jaxtyping import Float, Int64
 from didgen.classifier import predict_classes, train_classifier
 from didgen.cls_scores import class_scores, confusion, overall_scores
 from didgen.config_study import Augmentation, ClsSettings, SegSettings
-from didgen.learn import Learned, pick_device
+from didgen.learn import Learned
 from didgen.samples import Samples
-from didgen.scoring import Summary, grid_bootstrap, table, write_text
+from didgen.scoring import Summary, grid_bootstrap
 from didgen.seg_metrics import overlap, trivial_masks
 from didgen.segmenter import predict_masks, train_segmenter
 from graft_common.console import write_json
+from graft_common.device import pick_device
+from graft_common.files import write_text
+from graft_common.markdown import table
 
 REAL, SYNTHETIC, CLASSICAL = "n real", "n real + synthetic", "n real + classical"
 ARMS = (REAL, SYNTHETIC, CLASSICAL)
-MAJORITY = "majority class"
+MAJORITY, RAREST = "majority class", "rarest class"
 Rows = Int64[np.ndarray, "_"]  # each set of rows has a length of its own
 
 
@@ -154,7 +157,8 @@ def _classification(
     if test.classes != train.classes:
         raise ValueError(f"test classes are {test.classes} but training classes {train.classes}; read them alike")
     truth, classes = test.labels.numpy(), train.classes
-    frequent = int(np.bincount(train.labels.numpy(), minlength=len(classes)).argmax())
+    counts = np.bincount(train.labels.numpy(), minlength=len(classes))
+    frequent, rarest = int(counts.argmax()), int(counts.argmin())
     rare = [i for i in range(len(classes)) if i != frequent]
     if minority is not None:
         if unknown := sorted(set(minority) - set(classes)):
@@ -165,11 +169,14 @@ def _classification(
     def scores(grid: Int64[np.ndarray, "s n"], pictures: Rows) -> dict[str, float]:
         made = np.stack([confusion(truth[pictures], row, len(classes)) for row in grid])
         each, overall = class_scores(made)["f1"], overall_scores(made)
-        means = {"f1_minority": _mean(each[:, rare]), "f1": _mean(overall["f1"]), "accuracy": _mean(overall["recall"])}
-        return means | {f"f1_{classes[i]}": _mean(each[:, i]) for i in shown}
+        means = {"f1_minority": _mean(each[:, rare]), "f1": _mean(overall["f1"]), "f1_macro": _mean(overall["f1_macro"])}
+        return means | {"accuracy": _mean(overall["recall"])} | {f"f1_{classes[i]}": _mean(each[:, i]) for i in shown}
 
-    constant = scores(np.full((1, len(truth)), frequent), np.arange(len(truth)))
-    return _compared(grids, scores, resamples) | {"trivial": {MAJORITY: constant}, "minority": [classes[i] for i in rare]}
+    def always(answer: int) -> dict[str, float]:
+        return scores(np.full((1, len(truth)), answer), np.arange(len(truth)))
+
+    trivial = {MAJORITY: always(frequent), RAREST: always(rarest)}
+    return _compared(grids, scores, resamples) | {"trivial": trivial, "minority": [classes[i] for i in rare]}
 
 
 def _mean(values: Float[np.ndarray, "..."]) -> float:

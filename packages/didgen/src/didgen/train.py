@@ -32,11 +32,11 @@ from graft_common import bundle as bundles
 from graft_common.bundle import Bundle
 from graft_common.checkpoint import load_weights, read_config, save_weights
 from graft_common.console import Run, checked_out, progress, write_json
+from graft_common.device import pick_device
 from graft_common.errors import InputError
 from graft_common.files import read_bytes, sha256, typed, write_bytes
 from graft_common.hooks import CrossColumns, Where, record
 from graft_common.pixels import resize, resize_mask
-from graft_common.provenance import folder_digest
 from graft_common.training import FitConfig, fit
 
 CACHE, LAST, NOTE, STEPS = "latents.safetensors", "last.safetensors", "train.json", "steps.jsonl"
@@ -72,8 +72,7 @@ def run_train(config: TrainConfig, command: list[str]) -> dict[str, Any]:
         InputError: unusable rows, settings or weights; a checkpoint is there without --resume, or of another run.
     """
     config.check()
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no GPU is available; use --device cpu or auto")
+    device = pick_device(config.device)
     out = checked_out(config.out)
     if (out / LAST).exists() and not config.resume:
         raise InputError(f"--out {typed(config.out)}: holds a training run; pass --resume to go on or choose another folder")
@@ -82,7 +81,7 @@ def run_train(config: TrainConfig, command: list[str]) -> dict[str, Any]:
     run.read("manifest", config.manifest)
     run.digests["pictures"] = files_digest(rows)
     with run.stage("load"):
-        base = bundles.load(config.weights, "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+        base = bundles.load(config.weights, device.type)
         run.weights = base.weights()
         checked_prediction(base)
         add_placeholders(base.tokenizer, base.text_encoder, config.init)
@@ -159,7 +158,7 @@ def encode_corpus(rows: Sequence[Row], base: Bundle, config: TrainConfig, cache:
     number = {prompt: i for i, prompt in enumerate(unique)}
     key = {
         "manifest": sha256(config.manifest), "pictures": files_digest(rows), "size": size, "flips": config.flips,
-        "base": folder_digest(base.folder),
+        "base": bundles.digest(base.folder),
     }  # fmt: skip
     if cache.exists() and read_config(cache) == key:
         stored = load_weights(cache)
@@ -213,6 +212,7 @@ def train(base: Bundle, corpus: Corpus, config: TrainConfig, out: Path, advance:
     tokens = tuple(sorted({0, *corpus.lesion.tolist(), *corpus.skin.tolist()}))
     column = {token: i for i, token in enumerate(tokens)}
     mass: dict[str, float] = {}
+    weight = None if config.snr_gamma is None else snr_weights(abar, base.prediction_type, config.snr_gamma)
 
     def loss(module: nn.Module, gen: torch.Generator, step: int) -> Tensor:
         device = next(module.parameters()).device
@@ -221,6 +221,8 @@ def train(base: Bundle, corpus: Corpus, config: TrainConfig, out: Path, advance:
         z = corpus.latents[pick]
         eps = torch.randn(z.shape, generator=gen)
         words = torch.rand(config.batch_size, generator=gen) >= config.drop
+        if config.noise_offset:
+            eps = eps + config.noise_offset * torch.randn((*z.shape[:2], 1, 1), generator=gen)
         x, target = noised(z, eps, abar[t].view(-1, 1, 1, 1), base.prediction_type)
         prompt = corpus.which[pick]
         context = torch.where(words.view(-1, 1, 1), corpus.states[prompt], corpus.null)
@@ -229,7 +231,11 @@ def train(base: Bundle, corpus: Corpus, config: TrainConfig, out: Path, advance:
         watching = record(plain, want, grad=True, mode="ride") if config.alpha else nullcontext()
         with watching as seen:
             output = module(x.to(device), t.to(device), encoder_hidden_states=context.to(device)).sample
-        total = F.mse_loss(output.float(), target.to(device))
+        if weight is None:
+            total = F.mse_loss(output.float(), target.to(device))
+        else:
+            wrong = F.mse_loss(output.float(), target.to(device), reduction="none").mean(dim=(1, 2, 3))
+            total = (weight[t].to(device) * wrong).mean()
         if seen is None:
             return total
         maps = seen.mean(0).float()
@@ -248,11 +254,11 @@ def train(base: Bundle, corpus: Corpus, config: TrainConfig, out: Path, advance:
             with (out / STEPS).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
 
-    gpu = config.device != "cpu" and torch.cuda.is_available()
+    gpu = pick_device(config.device).type == "cuda"
     precision = ("bf16" if gpu else "no") if config.precision == "auto" else config.precision
     plan = FitConfig(
         steps=config.steps, learning_rate=config.learning_rate, warmup=config.warmup, decay=config.decay, weight_decay=0.01,
-        ema=config.ema, clip=1.0, seed=config.seed, mixed_precision=precision,
+        betas=(0.9, 0.999), ema=config.ema, clip=1.0, seed=config.seed, mixed_precision=precision, cpu=config.device == "cpu",
     )  # fmt: skip
     fitted = fit(unet, loss, plan, out, on_step=tick)
     unet.load_state_dict(unet.state_dict() | fitted.average)
@@ -264,6 +270,12 @@ def noised(z: Tensor, eps: Tensor, a: Tensor, kind: str) -> tuple[Tensor, Tensor
     """Latents at signal level a (alphas_cumprod), and what the network should say of them: noise, or velocity."""
     x = a.sqrt() * z + (1 - a).sqrt() * eps
     return x, eps if kind == "epsilon" else a.sqrt() * eps - (1 - a).sqrt() * z
+
+
+def snr_weights(abar: Tensor, kind: str, gamma: float) -> Tensor:
+    """(T,) min-SNR weights of a loss on noise or velocity (Hang et al. 2023, section 3.4)."""
+    snr = abar / (1 - abar)
+    return snr.clamp(max=gamma) / (snr if kind == "epsilon" else snr + 1)
 
 
 def trim_log(out: Path) -> None:
@@ -282,7 +294,7 @@ def write_bundle(base: Bundle, config: TrainConfig, folder: Path, fitted: Any) -
     """
     made = {
         "steps": fitted.step, "seed": config.seed, "alpha": config.alpha, "learning_rate": config.learning_rate,
-        "base_sha256": folder_digest(base.folder),
+        "base_sha256": bundles.digest(base.folder),
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     named = config.weights in bundles.shipped() or not Path(config.weights).is_dir()

@@ -5,11 +5,11 @@ from typing import Any
 from didgen.classifier import classifier_header, train_classifier
 from didgen.config_study import ClsSettings, TrainClsConfig, as_settings
 from didgen.dataset import ManifestDataset
-from didgen.learn import pick_device
 from didgen.manifest import CLASSES, load
 from didgen.samples import read_classes
 from didgen.train_seg import finish, fresh
 from graft_common.console import Run, progress
+from graft_common.device import pick_device
 from graft_common.files import sha256
 
 

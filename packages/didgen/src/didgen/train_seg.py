@@ -5,12 +5,13 @@ from typing import Any
 
 from didgen.config_study import LearnConfig, SegSettings, TrainSegConfig, as_settings
 from didgen.dataset import ManifestDataset
-from didgen.learn import LAST, Learned, header_of, pick_device
+from didgen.learn import LAST, Learned, header_of
 from didgen.manifest import load
 from didgen.samples import Samples, read_masks
 from didgen.segmenter import TASK, train_segmenter
 from graft_common.checkpoint import save_weights
 from graft_common.console import Run, checked_out, progress, write_json
+from graft_common.device import pick_device
 from graft_common.errors import InputError
 from graft_common.files import typed
 from graft_common.provenance import stamp

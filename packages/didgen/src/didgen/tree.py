@@ -7,25 +7,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from didgen.config_data import LayoutName
 from didgen.manifest import Row, confined
 from graft_common.errors import InputError
 from graft_common.files import read_bytes, typed
+from graft_common.findings import Finding, Level
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 DEEPEST = 7  # folders below the root; nothing of these data sets lies deeper, wherever it was unpacked
-Level = Literal["stop", "note"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing about one file: `stop` ends prepare and training, `note` is worth a look."""
-
-    level: Level
-    path: str
-    what: str
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,9 @@ def load_generate(name: str, device: Literal["auto", "cpu", "cuda"] = "auto") ->
     """
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no GPU is available; use --device cpu or auto")
+    from graft_common.device import pick_device, pick_dtype
+
+    place = pick_device(device)
     local = Path(name).is_dir()
     if not local and ("/" not in name or name.startswith((".", "/", "~"))):
         raise InputError(f"--captioner {name}: is neither measure nor a folder; give one, or a hub id with a '/'")
@@ -95,11 +96,10 @@ def load_generate(name: str, device: Literal["auto", "cpu", "cuda"] = "auto") ->
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    on_gpu = device != "cpu" and torch.cuda.is_available()
     try:
         processor: Any = AutoProcessor.from_pretrained(name, local_files_only=local)
         model: Any = AutoModelForImageTextToText.from_pretrained(
-            name, local_files_only=local, dtype=torch.bfloat16 if on_gpu else torch.float32
+            name, local_files_only=local, dtype=pick_dtype("auto", place)
         )
     except Exception as why:  # transformers and the hub client raise many kinds: offline, gated, damaged, another task
         reason = (str(why).strip().splitlines() or [type(why).__name__])[0]
@@ -108,7 +108,7 @@ def load_generate(name: str, device: Literal["auto", "cpu", "cuda"] = "auto") ->
         ) from why
     if not getattr(processor, "chat_template", None):
         raise InputError(f"--captioner {name}: its processor has no chat template; choose a model tuned for instructions")
-    model.to("cuda" if on_gpu else "cpu").eval()
+    model.to(place).eval()
 
     @torch.no_grad()
     def generate(image: UInt8[np.ndarray, "H W 3"], text: str) -> str:

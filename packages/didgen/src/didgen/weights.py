@@ -20,6 +20,7 @@ from didgen.tokens import Init, add_placeholders, has_placeholders
 from graft_common import bundle as bundles
 from graft_common.bundle import Bundle
 from graft_common.checkpoint import load_weights
+from graft_common.device import pick_device, pick_dtype
 from graft_common.errors import InputError
 from graft_common.provenance import folder_digest
 
@@ -47,11 +48,11 @@ class Model:
     folder: Path
 
     def weights(self) -> dict[str, str]:
-        """Name and digest for the run record; the digest of LoRA weights covers their base."""
-        own = folder_digest(self.folder)
+        """Name and digest for the run record, the step sizes and known words included; LoRA weights name their base's too."""
         if self.folder == self.bundle.folder:
-            return {"name": self.bundle.name, "sha256": own}
-        return {"name": self.bundle.name, "sha256": own, "base_sha256": folder_digest(self.bundle.folder)}
+            return {"name": self.bundle.name, "sha256": bundles.digest(self.folder, GUIDANCE, SEEN)}
+        own, base = folder_digest(self.folder), bundles.digest(self.bundle.folder)
+        return {"name": self.bundle.name, "sha256": own, "base_sha256": base}
 
 
 def shipped() -> dict[str, Path]:
@@ -65,11 +66,8 @@ def load_model(config: ModelConfig) -> Model:
     Raises:
         InputError: unknown weights, weights without the placeholders, or a GPU asked for where there is none.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no GPU is available; use --device cpu or auto")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    auto = torch.float32 if device == "cpu" else torch.bfloat16
-    return _load(config.weights, device, auto if config.dtype == "auto" else getattr(torch, config.dtype))
+    device = pick_device(config.device)
+    return _load(config.weights, device.type, pick_dtype(config.dtype, device))
 
 
 @lru_cache(maxsize=2)
@@ -93,7 +91,7 @@ def _load(weights: str, device: str, dtype: torch.dtype) -> Model:
 def _load_lora(weights: str, folder: Path, device: str, dtype: torch.dtype) -> Model:
     mark = read_mark(folder / MARK, weights)
     base = bundles.load(mark["base"])  # in float32: LoRA is merged before anything is rounded
-    digest = folder_digest(base.folder)
+    digest = bundles.digest(base.folder)
     if digest != mark["base_sha256"]:
         raise InputError(
             f"--weights {weights}: was trained on another {mark['base']} (digest {mark['base_sha256'][:12]}, here {digest[:12]}); "
@@ -101,7 +99,8 @@ def _load_lora(weights: str, folder: Path, device: str, dtype: torch.dtype) -> M
         )
     add_placeholders(base.tokenizer, base.text_encoder, mark["init"])
     merge_lora(base.unet, folder / LORA, mark["rank"], weights)
-    base.unet.to(device, dtype).eval().requires_grad_(False)
+    torch.nn.Module.to(base.unet, device, dtype)  # diffusers' own warns of layers to keep in float32, of which it lists none
+    base.unet.eval().requires_grad_(False)
     base.text_encoder.to(device, dtype)
     base.vae.to(device)
     return Model(replace(base, name=folder.resolve().name), read_guidance(folder), read_seen(folder), folder)

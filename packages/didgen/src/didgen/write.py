@@ -1,24 +1,11 @@
-"""Results -> files, each written beside and renamed, each saying that it is synthetic."""
-
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+"""Masks as pictures, to write and to look at."""
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from scipy import ndimage
 
-from graft_common import raster
-from graft_common.files import write_bytes
-
-CELL, LINE, PAD = 160, 20, 8
-Picture = UInt8[np.ndarray, "_ _ *_"]  # pictures of one panel may differ in size and channels
-
-
-def write_png(path: Path, array: Picture, note: dict[str, Any]) -> None:
-    """8-bit PNG with the provenance inside."""
-    write_bytes(path, raster.encode(array, "png", {**note, "synthetic": True}))
+from graft_common.panel import CELL
 
 
 def mask_image(mask: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
@@ -34,21 +21,3 @@ def outlined(image: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]) -
     inside = np.kron(mask, np.ones((scale, scale), bool))
     out[inside & ~ndimage.binary_erosion(inside)] = (255, 220, 60)
     return out
-
-
-def panel(rows: Sequence[Sequence[tuple[str, Picture]]], title: str) -> UInt8[np.ndarray, "H W 3"]:
-    """A grid of labelled pictures, each fitted into a square cell; inputs first, outputs last."""
-    columns = max(len(row) for row in rows)
-    head = LINE + PAD
-    sheet = Image.new("RGB", (PAD + columns * (CELL + PAD), head + PAD + len(rows) * (CELL + LINE + PAD)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    draw.text((PAD, PAD), title, fill="black", font=font)
-    for r, row in enumerate(rows):
-        for c, (label, array) in enumerate(row):
-            x, y = PAD + c * (CELL + PAD), head + PAD + r * (CELL + LINE + PAD)
-            draw.text((x, y), label, fill="black", font=font)
-            image = Image.fromarray(array).convert("RGB")
-            scale = CELL / max(image.size)
-            image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-            sheet.paste(image, (x, y + LINE))
-    return np.asarray(sheet)

@@ -12,9 +12,12 @@ from torch import Tensor
 from graft_common import bundle as weights
 from graft_common.bundle import Bundle
 from graft_common.console import checked_out, progress, write_json
+from graft_common.files import write_text
 from graft_common.inversion import dpm_walk
+from graft_common.markdown import table
 from graft_common.metrics import metrics_json, name
 from graft_common.provenance import stamp
+from graft_common.raster import write_png
 from tficomp.composite import composite
 from tficomp.config import MethodConfig
 from tficomp.config_study import AblateConfig
@@ -24,9 +27,8 @@ from tficomp.panel import outlined, panel
 from tficomp.place import place
 from tficomp.records import Inputs, Latents, Result
 from tficomp.score import score
-from tficomp.study import Scores, begun, groups, joined, read_group, summaries, table, write_text
+from tficomp.study import Scores, begun, groups, joined, read_group, summaries
 from tficomp.weights import denoiser, opened, working_size
-from tficomp.write import write_png
 
 Cell = tuple[str, np.ndarray]  # a label and the picture under it
 # What can differ between settings that share one walk.

@@ -1,11 +1,9 @@
 """The verb `check`: what is wrong with my data, before an hour of work. Reads every file once; needs no network."""
 
-import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -13,6 +11,7 @@ from jaxtyping import Bool
 from graft_common.console import progress
 from graft_common.errors import InputError
 from graft_common.files import typed
+from graft_common.findings import Finding, conclude, said
 from graft_common.phantoms import box
 from graft_common.pixels import Picture, read_mask, read_picture, resize_mask
 from tficomp.config import CheckConfig
@@ -25,17 +24,6 @@ from tficomp.weights import Grid, latent_grid
 
 CELLS = 4  # latent cells that a user's box should span
 TOKENS = 77  # positions of the text encoder, begin and end among them
-SHOWN = 60  # findings in the table
-Level = Literal["stop", "note"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing about one file: `stop` ends compose or batch (prepare leaves the file out), `note` is worth a look."""
-
-    level: Level
-    path: str
-    what: str
 
 
 @dataclass
@@ -85,21 +73,10 @@ def run_check(config: CheckConfig, command: list[str]) -> dict[str, Any]:
         report.note(
             path, f"{report.colour} pictures are colour, {report.grey} grey; a result has its background's channels"
         )
-    stops = [f for f in report.findings if f.level == "stop"]
     record = {
         "schema": 1, "kind": kind, "items": count, "size": grid.size, "factor": grid.factor, "weights": grid.name,
-        "stops": len(stops), "notes": len(report.findings) - len(stops),
-        "findings": [dataclasses.asdict(f) for f in report.findings],
     }  # fmt: skip
-    if not config.json:
-        show(report.findings, f"{typed(path)}: {kind}, {count} samples")
-    if stops:
-        if config.json:
-            print(json.dumps(record))
-        raise InputError(
-            f"{typed(path)}: {len(stops)} findings would stop a run; the first: {stops[0].path}: {stops[0].what}"
-        )
-    return record
+    return conclude(report.findings, record, path, f"{kind}, {count} samples", config.json)
 
 
 def is_tree(path: Path) -> bool:
@@ -132,7 +109,7 @@ class Looker:
         try:
             mask = read_mask(path, like=like) if volume else read_mask(path)
         except InputError as why:
-            self.report.stop(path, _said(path, why))
+            self.report.stop(path, said(path, why))
             return None
         if like is None or mask.shape == like.pixels.shape[1:]:
             return mask
@@ -186,7 +163,7 @@ def _swapped(mask: Path, picture: Picture, flag: str, other: str, report: Report
     try:
         refuse_swapped(mask, picture, flag, other)
     except InputError as why:
-        report.stop(mask, _said(mask, why))
+        report.stop(mask, said(mask, why))
         return True
     return False
 
@@ -250,7 +227,7 @@ def _check_outline(item: Outlined, shape: tuple[int, int], report: Report) -> No
     try:
         mask = lesion_mask(item, shape)
     except InputError as why:
-        report.stop(item.image, _said(item.image, why))
+        report.stop(item.image, said(item.image, why))
         return
     if item.regions:
         high, wide = shape
@@ -275,7 +252,7 @@ def _picture(path: Path, report: Report) -> Picture | None:
     try:
         picture = read_picture(path)
     except InputError as why:
-        report.stop(path, _said(path, why))
+        report.stop(path, said(path, why))
         return None
     source = picture.source
     if source.window_from == "percentile" and source.kind != "nifti":
@@ -298,31 +275,3 @@ def is_colour(picture: Picture) -> bool:
     """Whether more than 1 % of the pixels have channels that differ by more than JPEG's error (5 % of the range)."""
     spread = picture.pixels.max(axis=0) - picture.pixels.min(axis=0)
     return bool((spread > 0.1).mean() > 0.01)
-
-
-def _said(path: Path, why: InputError) -> str:
-    """The message without the path that its line starts with."""
-    return str(why).partition(f"{typed(path)}: ")[2] or str(why)
-
-
-def show(findings: list[Finding], title: str) -> None:
-    """The findings as a table on stderr, those that stop first."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(stderr=True)
-    if not findings:
-        console.print(Text(f"{title}; nothing wrong found"))
-        return
-    table = Table(title=Text(title))
-    for column in ("", "file", "finding"):
-        table.add_column(column, overflow="fold")
-    ordered = sorted(findings, key=lambda f: f.level != "stop")
-    for found in ordered[:SHOWN]:
-        table.add_row(
-            Text(found.level, style="red" if found.level == "stop" else ""), Text(found.path), Text(found.what)
-        )
-    console.print(table)
-    if len(ordered) > SHOWN:
-        console.print(Text(f"and {len(ordered) - SHOWN} more; --json prints all"))

@@ -7,6 +7,7 @@ from typing import Literal
 
 import tyro
 
+from graft_common import settings
 from graft_common.errors import InputError
 
 Paths = tyro.conf.UseAppendAction[tuple[Path, ...]]
@@ -15,21 +16,11 @@ BaselineName = Literal["copy-paste", "poisson", "vae", "sdedit", "bld", "tficon"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(settings.ModelConfig):
     """Where the network comes from and where it runs."""
 
-    weights: str = "tiny-sd"
-    """Shipped name, folder in diffusers layout, or hub id (fetched only when named)."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the network runs; auto takes a GPU when there is one."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the network; auto is float32 on the CPU and bfloat16 on a GPU. The solver's state is always float32."""
-    compile: bool = False
-    """Compile the network with torch.compile; pays from about a hundred pictures on a GPU."""
     seed: int = 0
     """Seed of everything that is drawn (placement, variants); compose without those draws nothing."""
-    json: bool = False
-    """Print the run record as one JSON line on stdout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +75,7 @@ class MethodConfig(ModelConfig):
         return min(tau, self.start) if self.tau_mode == "level" else max(self.start - tau, 0)
 
     def check(self) -> None:
-        """Raise InputError for values that cannot work, named as typed."""
-        if self.seed < 0:
-            raise InputError(f"--seed {self.seed}: must be 0 or more")
+        super().check()
         if self.steps < 1:
             raise InputError(f"--steps {self.steps}: must be at least 1")
         if self.t_start is not None and not 0 <= self.t_start <= self.steps:

@@ -18,25 +18,26 @@ from tficomp.score import doing_nothing, score
 from tficomp.weights import opened
 from tficomp.write import write_panel, write_result
 
-FIRST = 10_000_101  # held-out seeds: the weights have not seen these pictures
+FIRST = 10_000_101  # held-out seeds from here upward, --seed further: the weights have not seen these pictures
 BRAIN, BREAST = "An MRI scan of a cancerous brain", "An ultrasound image of a cancerous breast"
 
 
-def demo_samples() -> list[Inputs]:
+def demo_samples(seed: int = 0) -> list[Inputs]:
     """Two brains, a breast, and a real MR slice (pydicom's test file) that gets a phantom tumour."""
-    brain = phantoms.draw("brain", 128, FIRST, tumor="none")
-    tumour = phantoms.draw("brain", 128, FIRST + 1, tumor="left")
-    other = phantoms.draw("brain", 128, FIRST + 2, tumor="none")
-    second = phantoms.draw("brain", 128, FIRST + 3, tumor="right")
-    breast = phantoms.draw("ultrasound", 128, FIRST + 4, lesion="none")
-    lump = phantoms.draw("ultrasound", 128, FIRST + 5, lesion="malignant")
+    first = FIRST + seed
+    brain = phantoms.draw("brain", 128, first, tumor="none")
+    tumour = phantoms.draw("brain", 128, first + 1, tumor="left")
+    other = phantoms.draw("brain", 128, first + 2, tumor="none")
+    second = phantoms.draw("brain", 128, first + 3, tumor="right")
+    breast = phantoms.draw("ultrasound", 128, first + 4, lesion="none")
+    lump = phantoms.draw("ultrasound", 128, first + 5, lesion="malignant")
     pairs: list[tuple[str, np.ndarray | Path, Phantom, str, str]] = [
         ("brain_1", brain.image, tumour, "tumor", BRAIN),
         ("brain_2", other.image, second, "tumor", BRAIN),
         ("breast", breast.image, lump, "lesion", BREAST),
         ("real_mr", real_slice(), tumour, "tumor", BRAIN),
     ]
-    return [_sample(key, image, lesion, mask, prompt) for key, image, lesion, mask, prompt in pairs]
+    return [_sample(key, image, lesion, mask, prompt, first) for key, image, lesion, mask, prompt in pairs]
 
 
 def real_slice() -> Path:
@@ -46,14 +47,15 @@ def real_slice() -> Path:
     return Path(str(get_testdata_file("MR_small.dcm")))
 
 
-def _sample(key: str, image: np.ndarray | Path, lesion: Phantom, mask: str, prompt: str) -> Inputs:
+def _sample(key: str, image: np.ndarray | Path, lesion: Phantom, mask: str, prompt: str, seed: int) -> Inputs:
     background = image if isinstance(image, Path) else image[..., 0]
-    sources = Sources(background, (lesion.image[..., 0],), (lesion.masks[mask],), (), prompt, key=key, seed=FIRST)
+    sources = Sources(background, (lesion.image[..., 0],), (lesion.masks[mask],), (), prompt, key=key, seed=seed)
     return read_inputs(sources)
 
 
 def run_demo(config: DemoConfig, command: list[str]) -> dict[str, Any]:
     """Compose the samples with paste-back and write panel.png, metrics.json, run.json and a folder for each."""
+    config.check()
     out = checked_out(config.out)
     record = Run(command, config, "graft-tficomp")
     settings = MethodConfig(
@@ -62,7 +64,7 @@ def run_demo(config: DemoConfig, command: list[str]) -> dict[str, Any]:
     )  # fmt: skip
     bundle, network = opened(settings, record)
     with record.stage("read"):
-        samples = demo_samples()
+        samples = demo_samples(config.seed)
         record.digests = {f"background_{s.key}": s.background.source.sha256 for s in samples}
     with progress("compose", 1, quiet=config.json) as advance:
         results = compose_batch(samples, settings, bundle, record=record, counter=network)

@@ -13,7 +13,8 @@ import numpy as np
 from graft_common.bundle import Bundle
 from graft_common.console import checked_out, progress, write_json
 from graft_common.errors import InputError
-from graft_common.files import parsing, read_bytes, typed
+from graft_common.files import parsing, read_bytes, typed, write_text
+from graft_common.markdown import table
 from graft_common.metrics import metrics_json, name, paired_difference
 from graft_common.pixels import read_picture, with_channels
 from graft_common.provenance import public_config
@@ -25,7 +26,7 @@ from tficomp.frame import to_frame
 from tficomp.place import place
 from tficomp.records import Inputs, Result
 from tficomp.score import doing_nothing, score
-from tficomp.study import Scores, begun, groups, joined, opened_for, read_group, summaries, table, write_text
+from tficomp.study import Scores, begun, groups, joined, opened_for, read_group, summaries
 from tficomp.weights import Grid, grid_of, working_size
 
 NOTHING = "doing nothing"
@@ -85,7 +86,7 @@ def run_evaluate(config: EvaluateConfig, command: list[str]) -> dict[str, Any]:
         others = {label: summary for label, summary in means.items() if label != ours}
         extra = {"results": ours, "compared": others, "paired": paired, "data_range": 2.0}
         write_json(out / "metrics.json", metrics_json("tficomp", "compose", scores[ours], backbones, extra))
-        write_text(out / "table.md", table(means))
+        write_text(out / "table.md", table(means, "method"))
         write_text(out / "samples.csv", as_csv([row.key for row in rows], scores))
     record.outputs = ["metrics.json", "table.md", "samples.csv"]
     record.measures = {"samples": len(rows), "methods": list(scores)}

@@ -16,12 +16,12 @@ from graft_common.inversion import DpmGrid, dpm_walk, exceptional_prompt
 from graft_common.metrics import psnr
 from graft_common.pixels import read_picture, with_channels
 from graft_common.provenance import public_config, stamp
+from graft_common.raster import write_png
 from tficomp.config_study import InvertConfig, as_method
 from tficomp.denoise import Denoiser
 from tficomp.frame import choose_frame, from_frame, to_frame
 from tficomp.panel import panel, to_uint8
 from tficomp.weights import denoiser, opened, working_size
-from tficomp.write import write_png
 
 GridName = Literal["time", "integer", "lambda"]
 Order = Literal[1, 2]

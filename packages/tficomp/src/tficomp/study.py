@@ -1,6 +1,6 @@
 """What the studying verbs share, and the verb `baseline`."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ import numpy as np
 
 from graft_common.bundle import Bundle
 from graft_common.console import Run, checked_out, progress, write_json
-from graft_common.files import write_bytes
 from graft_common.metrics import bootstrap
 from graft_common.provenance import stamp
 from tficomp.baselines import WITHOUT_NETWORK, run_baseline
@@ -64,27 +63,6 @@ def joined(parts: Sequence[Scores]) -> Scores:
 def summaries(scores: Scores) -> dict[str, dict[str, Any]]:
     """metric -> mean, 95 % bootstrap interval, n."""
     return {name: bootstrap(column) for name, column in scores.items()}
-
-
-def table(rows: Mapping[str, Mapping[str, Mapping[str, Any]]], first: str = "method") -> str:
-    """A markdown table of row -> metric -> summary, as mean [low, high]."""
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    lines = [f"| {first} | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for label, row in rows.items():
-        lines.append(f"| {label} | " + " | ".join(cell(row[n]) if n in row else "" for n in names) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def cell(summary: Mapping[str, Any]) -> str:
-    """mean [low, high] with as many digits as the value's size asks for."""
-    mean, (low, high) = summary["mean"], summary["ci95"]
-    digits = 2 if abs(mean) >= 10 else 3 if abs(mean) >= 1 else 4
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Text in one step."""
-    write_bytes(path, text.encode())
 
 
 def run_baseline_verb(config: BaselineConfig, command: list[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 
 from graft_common.bundle import Bundle, find, load
 from graft_common.console import Run
+from graft_common.device import pick_device, pick_dtype
 from graft_common.errors import InputError
 from graft_common.files import one_line, read_bytes
 from graft_common.inversion import dpm_grid
@@ -68,11 +69,8 @@ def load_bundle(config: ModelConfig) -> Bundle:
     Raises:
         InputError: unknown weights, or a GPU asked for where there is none.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no GPU is available; use --device cpu or auto")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    auto = torch.float32 if device == "cpu" else torch.bfloat16
-    return _load(config.weights, device, auto if config.dtype == "auto" else getattr(torch, config.dtype))
+    device = pick_device(config.device)
+    return _load(config.weights, device.type, pick_dtype(config.dtype, device))
 
 
 @lru_cache(maxsize=2)

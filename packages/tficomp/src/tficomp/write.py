@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from graft_common import raster
-from graft_common.files import write_bytes
 from graft_common.pixels import output_suffixes, write_like, write_mask_like
+from graft_common.raster import write_png
 from tficomp.panel import panel, sample_row, to_uint8
 from tficomp.records import Inputs, Result
 
@@ -42,11 +41,6 @@ def write_result(result: Result, folder: Path, note: dict[str, Any]) -> list[str
 def write_panel(samples: list[tuple[Inputs, Result]], path: Path, title: str, note: dict[str, Any]) -> None:
     """One labelled row a sample."""
     write_png(path, np.asarray(panel([sample_row(i, r) for i, r in samples], title)), note)
-
-
-def write_png(path: Path, array: UInt8[np.ndarray, "H W *C"], note: dict[str, Any]) -> None:
-    """8-bit PNG with the provenance inside."""
-    write_bytes(path, raster.encode(array, "png", {**note, "synthetic": True}))
 
 
 def _shown(pixels: Float[np.ndarray, "C H W"]) -> UInt8[np.ndarray, "H W *C"]:
