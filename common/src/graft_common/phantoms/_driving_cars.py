@@ -111,7 +111,7 @@ class Car:
     ) -> Surface:
         """Paint, glass, lamps and rubber at points of one part."""
         n = len(at)
-        albedo = np.broadcast_to(np.float32(self.paint), (n, 3)).copy()
+        albedo = np.broadcast_to(np.array(self.paint, np.float32), (n, 3)).copy()
         gloss, emit = np.full(n, 0.5, np.float32), np.zeros((n, 3), np.float32)
         echo = np.full(n, 20 + 40 * float(np.mean(self.paint)), np.float32)
         x, _, z = at.T

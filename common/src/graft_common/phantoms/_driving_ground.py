@@ -74,10 +74,8 @@ def ground(
     )
     stone = 0.27 * (1 + 0.10 * fine + 0.12 * coarse) * (0.72 + 0.28 * slab) * (0.7 if light.wet else 1.0)
     blades = 1 + 0.3 * fine + 0.25 * coarse
-    rgb = asphalt[:, None] * tar[:, None] * np.float32([1, 1.0, 1.03]) + paving[:, None] * stone[:, None] * np.float32(
-        [1, 0.97, 0.92]
-    )
-    rgb = rgb + (grass * blades)[:, None] * np.float32([0.055, 0.082, 0.03])
+    rgb = asphalt[:, None] * tar[:, None] * np.array([1, 1.0, 1.03], np.float32) + paving[:, None] * stone[:, None] * np.array([1, 0.97, 0.92], np.float32)
+    rgb = rgb + (grass * blades)[:, None] * np.array([0.055, 0.082, 0.03], np.float32)
     echo = 9 * asphalt + 22 * paving + 16 * grass * (1 + 0.3 * fine)
 
     paint = _markings(place, x, y, spread_x, spread_y) * np.clip(0.92 - 0.12 * coarse - 0.1 * fine, 0, 1)
@@ -129,7 +127,7 @@ def front(
     """Wall, windows, base and cornice at points of a house: `along` the wall and up, metres."""
     n = len(along)
     grainy = noise(along, z, 0.05, spread, corner) * 0.08 + noise(along, z, 0.6, spread, corner) * 0.09
-    rgb = np.float32(house.wall) * (1 + grainy)[:, None]
+    rgb = np.array(house.wall, np.float32) * (1 + grainy)[:, None]
     bay, storey = np.floor(along / house.bay), np.floor(z / house.floor)
     a, b = along / house.bay - bay, z / house.floor - storey
     wide, tall = house.pane
@@ -149,15 +147,15 @@ def front(
         band(z, house.height - 0.4, house.height, spread), 0.8 * band(z, house.floor - 0.25, house.floor - 0.05, spread)
     )
     trim = np.maximum(frame, edge)[:, None]
-    rgb = rgb + trim * (np.float32(house.trim) - rgb)
+    rgb = rgb + trim * (np.array(house.trim, np.float32) - rgb)
     rgb = rgb * (1 - 0.35 * band(z, -1, 0.5, spread))[:, None]
     lottery = np.mod(np.sin(bay * 12.9898 + storey * 78.233 + face * 37.7 + house.number * 4.1) * 43758.5453, 1.0)
-    tint = np.float32([0.03, 0.036, 0.042]) * (0.6 + 1.2 * lottery)[:, None]
+    tint = np.array([0.03, 0.036, 0.042], np.float32) * (0.6 + 1.2 * lottery)[:, None]
     rgb = rgb + pane[:, None] * (tint - rgb)
     emit = np.zeros((n, 3), np.float32)
     if light.night:
         share = np.where(shop, 0.45, 0.25)
-        emit = (pane * (lottery < share) * (0.3 + 2 * lottery))[:, None] * np.float32([1.0, 0.72, 0.38])
+        emit = (pane * (lottery < share) * (0.3 + 2 * lottery))[:, None] * np.array([1.0, 0.72, 0.38], np.float32)
     echo = 30 + 30 * float(np.mean(house.wall)) + 40 * grainy - pane * 28
     return Surface(
         rgb.astype(np.float32), (0.9 * pane).astype(np.float32), emit.astype(np.float32), echo.astype(np.float32)

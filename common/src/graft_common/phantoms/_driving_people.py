@@ -92,10 +92,9 @@ class Person:
     ) -> Surface:
         """Clothes, skin and hair at points of one part."""
         n = len(at)
-        rgb = {"coat": self.coat, "trousers": self.trousers, "shoe": (0.03, 0.028, 0.026), "pack": self.pack}.get(
-            solid.name, self.skin
-        )
-        albedo = np.broadcast_to(np.float32(rgb), (n, 3)).copy()
+        named = {"coat": self.coat, "trousers": self.trousers, "shoe": (0.03, 0.028, 0.026), "pack": self.pack}
+        rgb = np.array(named.get(solid.name, self.skin), np.float64)
+        albedo = np.broadcast_to(rgb.astype(np.float32), (n, 3)).copy()
         echo = np.full(n, 18 + 45 * float(np.mean(rgb)), np.float32)
         if solid.name == "head":
             x, z = at[:, 0] - self.shift[0], at[:, 2]

@@ -284,8 +284,8 @@ def _fill_street(crowd: _Crowd, walk: float | None) -> None:
             crowd.person(_about(17, side * (KERB + 1.55), 15, 1.05), _near(turn, 0.0), crowd.pace())
     if walk is None:
         for _ in crowd.some(1, 2):  # about to cross
-            side = crowd.side()
-            crowd.person(_about(15.5, side * 4.6, 6.5, 1.0), _near(-side * np.pi / 2, 0.1), 0.0)
+            near = crowd.side()
+            crowd.person(_about(15.5, near * 4.6, 6.5, 1.0), _near(-near * np.pi / 2, 0.1), 0.0)
 
 
 def _green(rng: np.random.Generator, kind: Kind, walk: float | None, taken: _Taken) -> None:

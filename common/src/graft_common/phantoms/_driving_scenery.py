@@ -43,7 +43,7 @@ class Tree:
             )
             wave = wave + 0.8 * np.sin(47 * y - 11 * x) * np.sin(43 * z + 37 * x)
             shade = (1 + 0.3 * wave)[:, None]
-            albedo, echo = (np.float32(self.green) * shade).astype(np.float32), (28 + 6 * wave).astype(np.float32)
+            albedo, echo = (np.array(self.green, np.float32) * shade).astype(np.float32), (28 + 6 * wave).astype(np.float32)
         return Surface(albedo, np.zeros(n, np.float32), np.zeros((n, 3), np.float32), echo)
 
 
