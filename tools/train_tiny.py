@@ -1,4 +1,5 @@
-"""Train the tiny weights that Graft ships: `train_tiny.py tiny-sd --out runs/tiny-sd`, then `train_tiny.py tiny-didgen`.
+"""Train the tiny weights that Graft ships: `train_tiny.py tiny-sd --out runs/tiny-sd`, then `train_tiny.py tiny-didgen`, and
+`tiny-texture` and `tiny-scene` for themselves.
 
 Every stage resumes where it stopped and is skipped when it is done, so the same command continues an interrupted run:
 draw (phantoms) -> vae -> text -> unet -> assemble, and judges (the classifier and the image-text pair that grade it).
@@ -20,6 +21,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from tiny.didgen import DidgenConfig
 from tiny.didgen import run as train_didgen
+from tiny.diffusionmix import SceneConfig, TextureConfig
+from tiny.diffusionmix import run as train_mix
 
 STAGES = ("draw", "vae", "text", "unet", "judges", "decoder", "assemble")
 MORE = ("grade",)
@@ -78,9 +81,13 @@ def main(config: TrainConfig) -> None:
 
 
 Which = (
-    Annotated[TrainConfig, tyro.conf.subcommand("tiny-sd")] | Annotated[DidgenConfig, tyro.conf.subcommand("tiny-didgen")]
+    Annotated[TrainConfig, tyro.conf.subcommand("tiny-sd")]
+    | Annotated[DidgenConfig, tyro.conf.subcommand("tiny-didgen")]
+    | Annotated[TextureConfig, tyro.conf.subcommand("tiny-texture")]
+    | Annotated[SceneConfig, tyro.conf.subcommand("tiny-scene")]
 )
+RUN = {TrainConfig: main, DidgenConfig: train_didgen, TextureConfig: train_mix, SceneConfig: train_mix}
 
 if __name__ == "__main__":
     chosen = tyro.cli(Which, config=(tyro.conf.OmitArgPrefixes,))  # type: ignore[arg-type]
-    train_didgen(chosen) if isinstance(chosen, DidgenConfig) else main(chosen)
+    RUN[type(chosen)](chosen)

@@ -1,0 +1,5 @@
+"""`python -m diffusionmix`."""
+
+from diffusionmix.cli import entry
+
+entry()

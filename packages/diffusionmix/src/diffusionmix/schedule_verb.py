@@ -1,0 +1,42 @@
+"""The verb `schedule`: the order of the states and what it costs."""
+
+import sys
+from itertools import groupby, pairwise
+from typing import Any
+
+from diffusionmix.config import ScheduleConfig
+from diffusionmix.schedule import Plan, plan
+
+
+def run_schedule(config: ScheduleConfig, command: list[str]) -> dict[str, Any]:
+    """Print the schedule as text, or return it for --json.
+
+    Raises:
+        InputError: numbers that cannot work.
+    """
+    config.check()
+    start = None if config.start == "none" else float(config.start)
+    found = plan(config.T, config.tau, config.tau_steps, config.r, start, config.schedule == "repaint")
+    up = sum(b > a for a, b in pairwise(found.times))
+    if not config.json:
+        print(text(found, config), file=sys.stdout)
+    return {
+        "times": list(found.times), "reverse_steps": found.reverse_steps, "forward_steps": up, "entries": len(found.times),
+        "network_calls_per_model": found.reverse_steps, "T": config.T, "tau": config.tau, "tau_steps": found.tau, "r": found.r,
+        "t_merge": found.t_merge, "anchors": list(found.anchors), "schedule": config.schedule,
+    }  # fmt: skip
+
+
+def text(found: Plan, config: ScheduleConfig) -> str:
+    """A few lines: runs of descending or climbing states, and the cost."""
+    turns = [found.times[0]]
+    moves = [(b - a, b) for a, b in pairwise(found.times)]
+    for _, run in groupby(moves, key=lambda move: move[0]):
+        turns.append(list(run)[-1][1])
+    shown = " -> ".join(map(str, turns if len(turns) <= 14 else [*turns[:10], "...", *turns[-3:]]))
+    merged = "never" if found.t_merge is None else f"at states 0 to {found.t_merge}"
+    typed = f"--tau {config.tau} (for T = 250)" if config.tau_steps is None else f"--tau-steps {config.tau_steps}"
+    return (
+        f"states    {shown}\nmerging   {merged} of {config.T}\nclimbs    {found.r} from each of {len(found.anchors)} states, "
+        f"{found.tau} states long: {typed}\ncost      {found.reverse_steps} calls of each network, {len(found.times)} entries"
+    )

@@ -1,0 +1,48 @@
+"""The demo on random networks writes what it promises; the mask channel is what the mask was cut from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusionmix import demo
+from diffusionmix.compose import sample_objects
+from diffusionmix.config import SampleObjectConfig
+from diffusionmix.config_study import DemoConfig
+from diffusionmix.sample_channels import sample_channels
+from graft_common.errors import InputError
+
+
+def test_demo(random_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "WORLDS", ((str(random_bundle), "texture"),))
+    monkeypatch.setattr(demo, "STEPS", 3)
+    monkeypatch.setattr(demo, "TRUTHS", 3)
+    record = demo.run_demo(DemoConfig(out=tmp_path / "out", json=True), ["graft-diffusionmix", "demo"])
+    for name in record["outputs"]:
+        assert (tmp_path / "out" / name).is_file(), name
+    said = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert said["method"] == "diffusionmix" and "iou_texture" in said["metrics"]
+
+    def pixels(name: str) -> np.ndarray:
+        with Image.open(tmp_path / "out" / f"{name}.png") as picture:
+            return np.asarray(picture)
+
+    height, width, _ = pixels("panel").shape
+    assert width > 900 and height > 600
+    photo, other = pixels("photo_blob"), pixels("photo_crack")
+    both = (pixels("photo_blob_mask") == 0) & (pixels("photo_crack_mask") == 0)
+    assert photo.shape == (192, 192, 3) and np.array_equal(photo[both], other[both]) and np.ptp(photo[both]) > 50
+    with pytest.raises(InputError, match="--seed -1"):
+        demo.run_demo(DemoConfig(seed=-1), [])
+
+
+def test_channels_are_those_that_masks_are_cut_from(build: Any) -> None:
+    mix, seeds = build.mix(variance=0.05), [1, 2, 3]
+    settings = SampleObjectConfig(steps=12)
+    images, masks, channels = sample_channels(mix, seeds, None, settings)
+    drawn = sample_objects(mix, seeds, None, settings)
+    assert np.array_equal(images, [d[0] for d in drawn]) and np.array_equal(masks, [d[1] for d in drawn])
+    assert np.array_equal(masks, channels > 0) and 0.01 < np.std(channels[masks]) < 0.5
