@@ -1,6 +1,7 @@
-"""A full-size Stable Diffusion with random weights, in the public checkpoint's layout: the real path without real weights.
+"""A full-size model with random weights, in the public checkpoint's layout: the real path without real weights.
 
     python tools/random_bundle.py sd21 DIR [--placeholders] [--dtype bfloat16]
+    python tools/random_bundle.py mobi DIR      (or pbe, its base; or mobi-tiny, the same layout with narrow networks)
 
 File names, keys and configurations are those of the public folders, also where the libraries have moved on since: the
 text encoder's keys begin with `text_model.` and hold `position_ids`, the VAE's attention says query, key, value and
@@ -19,6 +20,8 @@ import torch
 import tyro
 from torch import Tensor, nn
 
+import random_pbe
+from graft_common.checkpoint import FORMAT
 from graft_common.errors import InputError
 from graft_common.files import atomic_path, write_bytes
 from graft_common.rng import generator
@@ -101,14 +104,14 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Options:
-    """Write a full-size random Stable Diffusion folder in the public layout."""
+    """Write a full-size random model in the public layout."""
 
-    model: tyro.conf.Positional[Literal["sd14", "sd21"]]
-    """Which checkpoint: Stable Diffusion 1.4, or 2.1-base."""
+    model: tyro.conf.Positional[Literal["sd14", "sd21", "pbe", "mobi", "mobi-tiny"]]
+    """Which checkpoint: Stable Diffusion 1.4, or 2.1-base; Paint-by-Example; MObI on it, full size or narrow."""
     folder: tyro.conf.Positional[Path]
     """Folder to write; must be empty or new."""
     placeholders: bool = False
-    """Add the tokens <lesion> and <skin>, with a row of the embedding each."""
+    """Add the tokens <lesion> and <skin>, with a row of the embedding each (sd14, sd21)."""
     dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
     """Precision on disk."""
     seed: int = 0
@@ -119,11 +122,15 @@ def write(options: Options) -> None:
     """Write the whole folder; `model_index.json` comes last, so that an unfinished one is no bundle.
 
     Raises:
-        InputError: the folder holds something.
+        InputError: the folder holds something, or placeholders are asked for where there is no text.
     """
-    folder, model = options.folder, MODELS[options.model]
+    folder = options.folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: is not empty; choose a new folder")
+    if options.model in random_pbe.NAMES:
+        write_pbe(options)
+        return
+    model = MODELS[options.model]
     extra = PLACEHOLDERS if options.placeholders else ()
     write_tokenizer(folder / "tokenizer", model, extra)
     text = model.text | {"vocab_size": ENTRIES + len(extra)}
@@ -145,6 +152,28 @@ def write(options: Options) -> None:
     for number, (name, shapes) in enumerate(parts.items()):
         write_tensors(folder / name, shapes, DTYPES[options.dtype], filler(options.seed, number))
     write_json(folder / "model_index.json", index(model.version))
+
+
+def write_pbe(options: Options) -> None:
+    """Paint-by-Example, and MObI's two files beside it."""
+    if options.placeholders:
+        raise InputError(f"--placeholders: {options.model} has no tokenizer; leave it out")
+    folder, dtype = options.folder, DTYPES[options.dtype]
+    configs = random_pbe.configs(options.model, UNET, VAE, SCHEDULER)
+    for name, content in configs.items():
+        write_json(folder / name, content)
+    unet, vae = configs["unet/config.json"], configs["vae/config.json"]
+    encoder = random_pbe.encoder_state(configs["image_encoder/config.json"])
+    parts: dict[str, tuple[Shapes, dict[str, Any] | None]] = {
+        "unet/diffusion_pytorch_model.safetensors": (unet_shapes(unet), None),
+        "vae/diffusion_pytorch_model.safetensors": (vae_shapes(vae), None),
+        "image_encoder/model.safetensors": (shapes_of(encoder), None),
+    }
+    for name, (tensors, settings) in random_pbe.own_states(options.model, unet, vae).items():
+        parts[name] = shapes_of(tensors), settings
+    for number, (name, (shapes, settings)) in enumerate(parts.items()):
+        write_tensors(folder / name, shapes, dtype, filler(options.seed, number), settings)
+    write_json(folder / "model_index.json", random_pbe.model_index())
 
 
 def index(version: str) -> dict[str, Any]:
@@ -225,7 +254,12 @@ def text_shapes(config: dict[str, Any]) -> Shapes:
 
 def _shapes(build: Callable[[], nn.Module]) -> Shapes:
     with torch.device("meta"):
-        return {key: (tuple(t.shape), t.is_floating_point()) for key, t in build().state_dict().items()}
+        return shapes_of(build().state_dict())
+
+
+def shapes_of(tensors: dict[str, Tensor]) -> Shapes:
+    """Keys and shapes of tensors, which may be on the meta device."""
+    return {key: (tuple(t.shape), t.is_floating_point()) for key, t in tensors.items()}
 
 
 def _renamed(key: str) -> str:
@@ -251,10 +285,18 @@ def filler(seed: int, part: int) -> Callable[[str, tuple[int, ...]], Tensor]:
 
 
 def write_tensors(
-    path: Path, shapes: Shapes, dtype: torch.dtype, fill: Callable[[str, tuple[int, ...]], Tensor]
-) -> None:
-    """A safetensors file, one tensor in memory at a time: length of the header, header as JSON, tensors."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    path: Path, shapes: Shapes, dtype: torch.dtype, fill: Callable[[str, tuple[int, ...]], Tensor],
+    settings: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """A safetensors file, one tensor in memory at a time: length of the header, header as JSON, tensors.
+
+    Args:
+        settings: what stands in the header of a file of ours, as `graft_common.checkpoint` writes it.
+    """
+    metadata = {"format": "pt"}
+    if settings is not None:
+        metadata["graft"] = json.dumps({"format": FORMAT, "config": settings}, sort_keys=True)
+    header: dict[str, Any] = {"__metadata__": metadata}
     at = 0
     for key, (shape, floating) in shapes.items():
         kind = dtype if floating else torch.int64

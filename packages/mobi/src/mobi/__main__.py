@@ -1,0 +1,5 @@
+"""`python -m mobi`."""
+
+from mobi.cli import entry
+
+entry()

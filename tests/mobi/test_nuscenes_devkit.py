@@ -1,0 +1,110 @@
+"""The nuscenes-devkit, in its own environment, loads the phantom tree and a derived one and finds the edited box."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mobi.nuscenes_phantom import write_tree
+from mobi.nuscenes_tables import read_tables
+from mobi.nuscenes_write import Add, Delete, Move, write_derived
+from mobi.poses import to_sensor
+
+ASK = """
+import json, sys
+from nuscenes.nuscenes import NuScenes
+from nuscenes.utils.data_classes import LidarPointCloud
+from nuscenes.utils.geometry_utils import points_in_box
+from nuscenes.utils.splits import create_splits_scenes
+kit, splits, out = NuScenes("v1.0-mini", sys.argv[1], verbose=False), create_splits_scenes(), {}
+out["splits"] = {s["name"]: [k for k in ("mini_train", "mini_val") if s["name"] in splits[k]] for s in kit.scene}
+out["boxes"] = {}
+for sample in kit.sample:
+    path, boxes, _ = kit.get_sample_data(sample["data"]["LIDAR_TOP"])
+    points = LidarPointCloud.from_file(path).points[:3]
+    for box in boxes:
+        row = kit.get("sample_annotation", box.token)
+        turn = box.orientation.rotation_matrix[:2, 0]
+        out["boxes"][box.token] = [*map(float, box.center), *map(float, box.wlh), *map(float, turn),
+                                   int(points_in_box(box, points).sum()), row["num_lidar_pts"], box.name]
+    for channel, token in sample["data"].items():
+        if channel.startswith("CAM"):
+            kit.get_sample_data(token)
+print(json.dumps(out))
+"""
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter that has nuscenes-devkit 1.2, which needs NumPy below 2."""
+    uv = shutil.which("uv")
+    if uv is None:
+        pytest.skip("no uv to make an environment with")
+    folder = tmp_path_factory.mktemp("devkit") / "env"
+    make = [uv, "venv", "--quiet", "--python", sys.executable, str(folder)]
+    fill = [
+        uv,
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        str(folder / "bin" / "python"),
+        "nuscenes-devkit==1.2.0",
+        "numpy<2",
+    ]
+    for command in (make, fill):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=folder.parent)
+        if done.returncode:
+            words = done.stderr.strip().splitlines() or ["no message"]
+            pytest.skip(f"nuscenes-devkit cannot be installed here: {words[0]}")
+    return folder / "bin" / "python"
+
+
+def ask(python: Path, root: Path) -> dict:
+    plain = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    done = subprocess.run([str(python), "-c", ASK, str(root)], capture_output=True, text=True, timeout=600, env=plain)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_devkit_loads_phantom_and_derived_trees(python: Path, tmp_path: Path) -> None:
+    root, derived = tmp_path / "phantom", tmp_path / "derived"
+    write_tree(root, 2, seed=1, size=(320, 180), samples=3)
+    tables = read_tables(root)
+    found = ask(python, root)
+    assert sorted(map(tuple, found["splits"].values())) == [("mini_train",), ("mini_val",)]
+    assert set(found["boxes"]) == set(tables.rows["sample_annotation"])
+    for token, (x, y, z, w, length, h, cos, sin, counted, written, name) in found["boxes"].items():
+        row = tables.get("sample_annotation", token)
+        lidar = tables.data(row["sample_token"])["LIDAR_TOP"]
+        box = to_sensor(row, tables.sensor_pose(lidar), tables.ego_pose(lidar))
+        np.testing.assert_allclose([x, y, z], box.center, atol=1e-6)
+        np.testing.assert_allclose([length, w, h], box.size, atol=1e-9)
+        np.testing.assert_allclose([cos, sin], [np.cos(box.yaw), np.sin(box.yaw)], atol=1e-9)
+        assert counted == written and name == tables.category(row)
+
+    rows = tables.annotations(next(iter(tables.rows["sample"])))[:3]
+    where = {k: rows[1][k] for k in ("size", "rotation")} | {"translation": [v + 1 for v in rows[1]["translation"]]}
+    free = {k: rows[0][k] for k in ("translation", "size", "rotation")}
+    edits = [
+        Delete(annotation=rows[0]["token"]),
+        Move(annotation=rows[1]["token"], **where),
+        Add(sample=rows[0]["sample_token"], category="human.pedestrian.adult", visibility="3", **free),
+    ]
+    done = write_derived(tables, derived, edits, {})
+    after = ask(python, derived)["boxes"]
+    assert set(after) == set(found["boxes"]) - {rows[0]["token"]} | set(done.added)
+    np.testing.assert_allclose(after[done.added[0]][:8], found["boxes"][rows[0]["token"]][:8], atol=1e-9)
+    assert after[done.added[0]][10] == "human.pedestrian.adult"
+    moved = np.array(after[rows[1]["token"]][:3]) - found["boxes"][rows[1]["token"]][:3]
+    assert np.linalg.norm(moved) == pytest.approx(np.sqrt(3), abs=1e-6)
+    untouched = set(found["boxes"]) - {rows[0]["token"], rows[1]["token"]}
+    assert all(after[t] == found["boxes"][t] for t in untouched)
+    assert all(row[8] == row[9] for row in after.values())
