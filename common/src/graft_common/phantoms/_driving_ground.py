@@ -74,7 +74,10 @@ def ground(
     )
     stone = 0.27 * (1 + 0.10 * fine + 0.12 * coarse) * (0.72 + 0.28 * slab) * (0.7 if light.wet else 1.0)
     blades = 1 + 0.3 * fine + 0.25 * coarse
-    rgb = asphalt[:, None] * tar[:, None] * np.array([1, 1.0, 1.03], np.float32) + paving[:, None] * stone[:, None] * np.array([1, 0.97, 0.92], np.float32)
+    rgb = (
+        asphalt[:, None] * tar[:, None] * np.array([1, 1.0, 1.03], np.float32)
+        + paving[:, None] * stone[:, None] * np.array([1, 0.97, 0.92], np.float32)
+    )
     rgb = rgb + (grass * blades)[:, None] * np.array([0.055, 0.082, 0.03], np.float32)
     echo = 9 * asphalt + 22 * paving + 16 * grass * (1 + 0.3 * fine)
 
