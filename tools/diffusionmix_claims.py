@@ -127,7 +127,8 @@ def drawn_objects(weights: str, own: tuple[Path, ...], folder: Path, s: Settings
     from diffusionmix.config import ModelConfig, SampleObjectConfig
     from diffusionmix.sample_channels import sample_channels
     from diffusionmix.weights import load_mix
-    from diffusionmix.write import mask_image, write_png
+    from diffusionmix.write import mask_image
+    from graft_common.raster import write_png
 
     mix = load_mix(ModelConfig(weights=weights, object=own), ("object",))
     settings = SampleObjectConfig(sampler=s.object_sampler)

@@ -27,11 +27,13 @@ from diffusionmix.read import read_mask, read_rgb
 from diffusionmix.records import Merged, Mix
 from diffusionmix.similarity import nearest, thumbs
 from diffusionmix.weights import load_mix
-from diffusionmix.write import mask_image, overlay, panel, write_png
+from diffusionmix.write import mask_image, overlay
 from graft_common.console import Run, checked_out, progress, write_json
 from graft_common.errors import InputError
 from graft_common.files import atomic_path, read_bytes, sha256, typed, write_bytes
+from graft_common.panel import panel
 from graft_common.provenance import public_config, stamp
+from graft_common.raster import write_png
 
 PLAN, ITEMS = "dataset.json", "items.jsonl"
 COCO, YOLO, YOLO_LIST = "annotations.json", "yolo.yaml", "yolo.txt"

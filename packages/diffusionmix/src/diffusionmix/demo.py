@@ -15,10 +15,12 @@ from diffusionmix.seam import measure_truths
 from diffusionmix.study_parts import measure
 from diffusionmix.weights import load_mix
 from diffusionmix.world import CLASSES, World, draw_scene
-from diffusionmix.write import Picture, mask_image, overlay, panel, write_png
+from diffusionmix.write import mask_image, overlay
 from graft_common.console import Run, checked_out, progress, write_json
 from graft_common.metrics import metrics_json
+from graft_common.panel import Picture, panel
 from graft_common.provenance import stamp
+from graft_common.raster import write_png
 
 FIRST = 10_000_201  # held-out seeds; what the demo draws moves on with --seed
 WORLDS: tuple[tuple[str, World], ...] = (("tiny-texture", "texture"), ("tiny-scene", "scene"))

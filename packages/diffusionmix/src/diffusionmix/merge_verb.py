@@ -17,13 +17,15 @@ from diffusionmix.foreground import otsu, read_foreground
 from diffusionmix.records import Merged, Mix, Placed, Snapshot
 from diffusionmix.schedule import Plan
 from diffusionmix.weights import load_mix
-from diffusionmix.write import Picture as Shown
-from diffusionmix.write import mask_image, overlay, panel, write_png
+from diffusionmix.write import mask_image, overlay
 from graft_common import pixels, raster
 from graft_common.console import Run, checked_out, progress
 from graft_common.files import write_bytes
+from graft_common.panel import Picture as Shown
+from graft_common.panel import panel
 from graft_common.picture import Picture
 from graft_common.provenance import stamp
+from graft_common.raster import write_png
 
 MOMENTS = 10
 

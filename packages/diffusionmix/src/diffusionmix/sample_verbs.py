@@ -6,11 +6,13 @@ from typing import Any
 from diffusionmix.compose import drawn_label, label_number, sample_backgrounds, sample_objects
 from diffusionmix.config import ChainConfig, SampleBackgroundConfig, SampleObjectConfig
 from diffusionmix.weights import load_mix
-from diffusionmix.write import Picture, mask_image, panel, write_png
+from diffusionmix.write import mask_image
 from graft_common.console import Run, checked_out, progress
 from graft_common.errors import InputError
 from graft_common.files import typed
+from graft_common.panel import Picture, panel
 from graft_common.provenance import stamp
+from graft_common.raster import write_png
 
 SHOWN = 24
 
