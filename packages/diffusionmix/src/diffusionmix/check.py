@@ -1,7 +1,5 @@
 """The verb `check`: what is wrong with my data, before an hour of work. Reads every file once; needs no network."""
 
-import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from diffusionmix.config_data import CheckConfig
-from diffusionmix.layouts import read_folder, read_tree, stopping
+from diffusionmix.layouts import read_folder, read_tree
 from diffusionmix.prepared import HEAD, read_prepared
 from diffusionmix.read import read_mask, read_rgb
-from diffusionmix.tree import Finding, Item
+from diffusionmix.tree import Item
 from graft_common.console import progress
 from graft_common.errors import InputError
 from graft_common.files import sha256, typed
+from graft_common.findings import Finding, conclude, said
 
-SHOWN = 60  # findings in the table
 SMALLEST = 64  # px of the shorter side of a source below which there is little to learn
 FEW = 30  # training squares of a class below which a network repeats them
 SPECK, FLOOD = 0.0005, 0.6  # share of a source that a mask covers, below and above which it is worth a look
@@ -45,20 +43,8 @@ def run_check(config: CheckConfig, command: list[str]) -> dict[str, Any]:
     with progress("check", len(items), quiet=config.json) as advance:
         findings += check_items(items, square, advance)
     findings = list(dict.fromkeys(findings))
-    stops = stopping(findings)
-    record = {
-        "schema": 1, "kind": kind, "items": len(items), "stops": len(stops), "notes": len(findings) - len(stops),
-        "findings": [dataclasses.asdict(f) for f in findings],
-    }  # fmt: skip
-    if not config.json:
-        show(findings, f"{typed(folder)}: {kind}, {len(items)} pictures")
-    if stops:
-        if config.json:
-            print(json.dumps(record))
-        raise InputError(
-            f"{typed(folder)}: {len(stops)} findings would stop prepare; the first: {stops[0].path}: {stops[0].what}"
-        )
-    return record
+    record = {"schema": 1, "kind": kind, "items": len(items)}
+    return conclude(findings, record, folder, f"{kind}, {len(items)} pictures", config.json)
 
 
 def check_items(
@@ -131,26 +117,4 @@ def _splits(items: Sequence[Item], folder: Path) -> list[Finding]:
 
 
 def _stopped(path: Path, why: InputError) -> Finding:
-    """The message without the path that its line starts with."""
-    return Finding("stop", typed(path), str(why).partition(f"{typed(path)}: ")[2] or str(why))
-
-
-def show(findings: Sequence[Finding], title: str) -> None:
-    """The findings as a table on stderr, those that stop first."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(stderr=True)
-    if not findings:
-        console.print(Text(f"{title}; nothing wrong found"))
-        return
-    table = Table(title=Text(title))
-    for column in ("", "file", "finding"):
-        table.add_column(column, overflow="fold")
-    ordered = sorted(findings, key=lambda f: f.level != "stop")
-    for one in ordered[:SHOWN]:
-        table.add_row(Text(one.level, style="red" if one.level == "stop" else ""), Text(one.path), Text(one.what))
-    console.print(table)
-    if len(ordered) > SHOWN:
-        console.print(Text(f"and {len(ordered) - SHOWN} more; --json prints all"))
+    return Finding("stop", typed(path), said(path, why))

@@ -8,6 +8,7 @@ from diffusionmix.comparison import Summary
 from diffusionmix.config_study import EvaluateConfig
 from diffusionmix.picture_set import PictureSet, read_set
 from graft_common.console import Run, checked_out, progress, write_json
+from graft_common.device import pick_device
 from graft_common.errors import InputError
 from graft_common.files import typed, write_bytes
 
@@ -82,7 +83,7 @@ def _set_scores(made: PictureSet, real: PictureSet, config: EvaluateConfig) -> t
     from diffusionmix.set_metrics import distances, diversity, extractor
     from graft_common.metrics import name
 
-    device = device_of(config.device)
+    device = pick_device(config.device)
     net = extractor(config.backbone, device)
     rng = np.random.default_rng([config.seed, 94])
     chosen = [np.sort(rng.permutation(len(p.ids))[: min(len(made.ids), len(real.ids))]) for p in (made, real)]
@@ -125,7 +126,7 @@ def _classifier(real: PictureSet, config: EvaluateConfig) -> Any:
 
     return train_classifier(
         train.images, numbers(train.labels), real.images, numbers(real.labels), classes, steps=config.classifier_steps,
-        seed=config.seed, device=device_of(config.device),
+        seed=config.seed, device=pick_device(config.device),
     )  # fmt: skip
 
 
@@ -162,19 +163,6 @@ def _nearest(made: PictureSet, real: PictureSet, seed: int) -> dict[str, Summary
     return {
         name: resampled(nearest_distance(images, bank), lambda part: float(np.median(part)), seed) for name, images in sets.items()
     }
-
-
-def device_of(name: str) -> Any:
-    """The torch device that --device names; auto takes a GPU when there is one.
-
-    Raises:
-        InputError: a GPU asked for where there is none.
-    """
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no GPU is available; use --device cpu or auto")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _samples(made: PictureSet) -> str:

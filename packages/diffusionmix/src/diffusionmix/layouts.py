@@ -6,9 +6,10 @@ from pathlib import Path
 from diffusionmix.config_data import LayoutName
 from diffusionmix.layouts_industry import mvtec_categories, read_mvtec, read_visa, visa_categories
 from diffusionmix.layouts_video import kitti_folders, read_kitti, read_tiktok, tiktok_folders
-from diffusionmix.tree import Finding, Item, Tree, finish, folders, named, pictures, several
+from diffusionmix.tree import Item, Tree, finish, folders, named, pictures, several
 from graft_common.errors import InputError
 from graft_common.files import typed
+from graft_common.findings import Finding
 
 READERS: dict[str, Callable[[Path], Tree]] = {
     "mvtec": read_mvtec,

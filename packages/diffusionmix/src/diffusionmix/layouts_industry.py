@@ -5,9 +5,10 @@ import io
 from pathlib import Path
 
 from diffusionmix.read import MaskValues
-from diffusionmix.tree import Finding, Item, Split, Tree, confined, finish, folders, named, pair, pictures, several
+from diffusionmix.tree import Item, Split, Tree, confined, finish, folders, named, pair, pictures, several
 from graft_common.errors import InputError
 from graft_common.files import read_bytes, typed
+from graft_common.findings import Finding
 
 GOOD = "good"
 

@@ -4,8 +4,9 @@ import re
 from itertools import groupby
 from pathlib import Path
 
-from diffusionmix.tree import Finding, Item, Tree, finish, folders, named, pair, pictures
+from diffusionmix.tree import Item, Tree, finish, folders, named, pair, pictures
 from graft_common.files import typed
+from graft_common.findings import Finding
 
 CLIP = re.compile(r"(.+?)[-_ ](\d+)")  # CLIP_FRAME: what a flat file name can say about its clip
 

@@ -220,6 +220,7 @@ def train(
     plan = FitConfig(
         steps=recipe.steps, learning_rate=recipe.learning_rate, warmup=recipe.warmup, decay=float(config.decay), weight_decay=0.01,
         ema=recipe.ema, clip=1.0, seed=config.seed, mixed_precision=precision,
+        cpu=config.device == "cpu",
     )  # fmt: skip
     each = seconds_a_step(unet, step_loss, precision)
     left = recipe.steps - (read_config(out / LAST)["step"] if (out / LAST).exists() else 0)

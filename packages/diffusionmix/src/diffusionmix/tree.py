@@ -10,20 +10,11 @@ from typing import Literal
 from diffusionmix.read import SUFFIXES, MaskValues
 from graft_common.errors import InputError
 from graft_common.files import typed
+from graft_common.findings import Finding, Level
 
-Level = Literal["stop", "note"]
 Split = Literal["train", "val", "test"]
 DEEPEST = 8  # folders below the root; nothing of these data sets lies deeper, wherever it was unpacked
 NOTICE = "SYNTHETIC.txt"  # `phantom` puts it at the root: everything below was drawn
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing about one file: `stop` ends `prepare`, `note` is worth a look."""
-
-    level: Level
-    path: str
-    what: str
 
 
 @dataclass(frozen=True)

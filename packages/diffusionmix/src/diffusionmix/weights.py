@@ -18,6 +18,7 @@ import torch
 
 from diffusionmix.config import MergeConfig, ModelConfig
 from diffusionmix.records import RGB, Mix, Net
+from graft_common.device import pick_device
 from graft_common.errors import InputError
 from graft_common.files import typed
 from graft_common.provenance import folder_digest
@@ -34,17 +35,6 @@ def shipped() -> dict[str, Path]:
     return {p.parent.name: p.parent for p in sorted((Path(__file__).parent / "weights").glob(f"*/{MIX}"))}
 
 
-def device_of(config: ModelConfig) -> str:
-    """"cpu" or "cuda".
-
-    Raises:
-        InputError: a GPU asked for where there is none.
-    """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no GPU is available; use --device cpu or auto")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-
-
 def load_mix(config: ModelConfig, roles: Sequence[str] = ("object", "background")) -> Mix:
     """The networks of `roles`, in the precision and on the device that the configuration asks for; kept for the next call.
 
@@ -55,7 +45,7 @@ def load_mix(config: ModelConfig, roles: Sequence[str] = ("object", "background"
         InputError: no such weights; a half is missing, damaged, of the other role or of a wrong channel count; halves of different
             numbers of training steps; a scheduler whose states are not those of a variance-preserving chain; no GPU.
     """
-    device = device_of(config)
+    device = pick_device(config.device).type
     auto = torch.float32 if device == "cpu" else torch.bfloat16
     dtype = auto if config.dtype == "auto" else getattr(torch, config.dtype)
     swap = config.background
