@@ -124,8 +124,8 @@ def real_objects(world: str, s: Settings) -> Path:
 
 def drawn_objects(weights: str, own: tuple[Path, ...], folder: Path, s: Settings) -> None:
     """`objects` samples of each class as image/<class>/, mask/<class>/ and channel/<class>/."""
+    from diffusionmix.compose import sample_channels
     from diffusionmix.config import ModelConfig, SampleObjectConfig
-    from diffusionmix.sample_channels import sample_channels
     from diffusionmix.weights import load_mix
     from diffusionmix.write import mask_image
     from graft_common.raster import write_png
@@ -137,10 +137,9 @@ def drawn_objects(weights: str, own: tuple[Path, ...], folder: Path, s: Settings
     for number, label in enumerate(mix.classes):
         for first in range(0, s.objects, size):
             seeds = [FIRST + number * 10_000 + i for i in range(first, min(first + size, s.objects))]
-            images, masks, channels = sample_channels(mix, seeds, [number] * len(seeds), settings)
-            for seed, image, mask, channel in zip(seeds, images, masks, channels, strict=True):
-                grey = np.rint((channel.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
-                for kind, array in (("image", image), ("mask", mask_image(mask)), ("channel", grey)):
+            drawn = sample_channels(mix, seeds, [number] * len(seeds), settings)
+            for seed, (image, mask, channel) in zip(seeds, drawn, strict=True):
+                for kind, array in (("image", image), ("mask", mask_image(mask)), ("channel", channel)):
                     write_png(folder / kind / label / f"{seed}.png", array, note)
 
 

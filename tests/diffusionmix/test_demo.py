@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 
 from diffusionmix import demo
-from diffusionmix.compose import sample_objects
+from diffusionmix.compose import sample_channels, sample_objects
 from diffusionmix.config import SampleObjectConfig
 from diffusionmix.config_study import DemoConfig
-from diffusionmix.sample_channels import sample_channels
 from graft_common.errors import InputError
 
 
@@ -42,7 +41,7 @@ def test_demo(random_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_channels_are_those_that_masks_are_cut_from(build: Any) -> None:
     mix, seeds = build.mix(variance=0.05), [1, 2, 3]
     settings = SampleObjectConfig(steps=12)
-    images, masks, channels = sample_channels(mix, seeds, None, settings)
-    drawn = sample_objects(mix, seeds, None, settings)
-    assert np.array_equal(images, [d[0] for d in drawn]) and np.array_equal(masks, [d[1] for d in drawn])
-    assert np.array_equal(masks, channels > 0) and 0.01 < np.std(channels[masks]) < 0.5
+    drawn = sample_channels(mix, seeds, None, settings)
+    for (image, mask, channel), pair in zip(drawn, sample_objects(mix, seeds, None, settings), strict=True):
+        assert np.array_equal(image, pair[0]) and np.array_equal(mask, pair[1])
+        assert np.array_equal(mask, channel > 127) and 1 < np.std(channel[mask]) < 64

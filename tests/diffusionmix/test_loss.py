@@ -5,9 +5,19 @@ import math
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from scipy.stats import norm
 
-from diffusionmix.loss import bound, chain, denoising_loss, level_log_likelihood, log_variance, noised, snr_weights
+from diffusionmix.loss import (
+    bound,
+    chain,
+    denoising_loss,
+    level_log_likelihood,
+    log_variance,
+    noised,
+    snr_weights,
+    target,
+)
 
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 
@@ -130,6 +140,25 @@ def test_min_snr_weighs_by_index(tables):
     wanted = sum(min(s, 5) / s * (e**2).mean().item() for s, e in zip(snr, eps, strict=True)) / 3
     found = denoising_loss(torch.zeros_like(x0), eps, x0, noised(x0, eps, t, tables), t, tables, weights=weights)
     assert found.item() == pytest.approx(wanted, rel=1e-12) and snr[0] > 5 > snr[2]
+
+
+def test_velocity_is_that_of_diffusers_and_its_bound_is_that_of_the_noise(tables):
+    x0, eps, t = batch()
+    x = noised(x0, eps, t, tables)
+    velocity = DDPMScheduler(1000, beta_schedule="linear").get_velocity(x0, eps, t)
+    said = target(x0, eps, t, tables, "v_prediction")
+    assert said.numpy() == pytest.approx(velocity.numpy(), abs=2e-6)
+    a = tables.abar[t].view(-1, 1, 1, 1)
+    assert (a.sqrt() * x - (1 - a).sqrt() * said).numpy() == pytest.approx(x0.numpy(), abs=1e-12)
+    assert denoising_loss(said, eps, x0, x, t, tables, prediction="v_prediction").item() == 0
+    raw = torch.zeros_like(x0)
+    both = [
+        denoising_loss(torch.cat([part, raw], 1), eps, x0, x, t, tables, prediction=kind).item()
+        for part, kind in ((eps, "epsilon"), (said, "v_prediction"))
+    ]
+    assert both[0] == pytest.approx(both[1], rel=1e-9)
+    weights = snr_weights(tables, 5, "v_prediction")
+    assert weights[-1].item() == 1 and weights[0].item() == pytest.approx(5 * (1 - a[0].item()), rel=1e-9)
 
 
 def test_the_bound_teaches_the_variance_alone(tables):

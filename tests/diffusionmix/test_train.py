@@ -187,6 +187,18 @@ def test_training_goes_on_from_a_model(trained, objects, tmp_path):
     assert record["weights"]["name"] == "whole" and len(record["weights"]["sha256"]) == 64
 
 
+def test_a_velocity_model_says_so_and_meets_no_model_of_the_noise(trained, backgrounds, objects, tmp_path):
+    config = TrainBackgroundConfig(
+        folder=backgrounds, out=tmp_path / "v", steps=60, batch_size=8, learning_rate=5e-3, warmup=5, ema=0.5, device="cpu",
+        variance="fixed", prediction="v_prediction", json=True,
+    )  # fmt: skip
+    record = run_train_background(config, [])
+    said = json.loads((tmp_path / "v" / "model" / "background_scheduler" / "scheduler_config.json").read_text())
+    assert said["prediction_type"] == "v_prediction" and record["measures"]["loss"] < 0.5
+    with pytest.raises(InputError, match="predicts epsilon; pass --prediction epsilon"):
+        run_train_object(plan(objects, tmp_path / "o", start=trained[0], prediction="v_prediction"), [])
+
+
 def test_recipes_and_flags(objects):
     few, full = (resolved(TrainObjectConfig(folder=objects, recipe=name), "object") for name in ("few", "full"))
     assert few.steps < full.steps / 5 and few.dropout > full.dropout and few.scale > full.scale and few.shift > full.shift

@@ -148,6 +148,7 @@ def test_sample_object(random_bundle: Path, tmp_path: Path) -> None:
     for i in range(3):
         mask = read(tmp_path / "a" / "mask" / f"{i:05d}.png")
         assert mask.shape == (16, 16) and (mask > 0).sum() == record["measures"]["mask_areas"][i]
+        assert np.array_equal(mask > 0, read(tmp_path / "a" / "channel" / f"{i:05d}.png") > 127)
     named = run_sample_object(replace(shared, label="hole", out=tmp_path / "b"), [])
     assert named["measures"]["classes"] == ["hole"] * 3
     with pytest.raises(InputError, match="holds a run already"):

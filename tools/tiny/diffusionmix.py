@@ -29,7 +29,7 @@ class MixConfig:
     """Drawn phantoms: each gives the square of its object and, from the same seed, the picture without it."""
     object_steps: int = 4500
     """Optimiser steps of the object model."""
-    background_steps: int = 5000
+    background_steps: int = 3000
     """Optimiser steps of the background model."""
     object_batch: int = 16
     """Pictures a step of the object model."""
@@ -136,7 +136,8 @@ def train(config: MixConfig, role: Literal["object", "background"]) -> None:
         return
     own = TrainObjectConfig if role == "object" else TrainBackgroundConfig
     plan = own(
-        folder=config.out / "data" / role, out=out, network="tiny", variance="fixed", flip=True, scale=0.0, shift=0.0, dropout=0.0,
+        folder=config.out / "data" / role, out=out, network="tiny", variance="fixed", prediction="v_prediction",
+        flip=True, scale=0.0, shift=0.0, dropout=0.0,
         steps=config.object_steps if role == "object" else config.background_steps,
         batch_size=config.object_batch if role == "object" else config.background_batch, learning_rate=config.learning_rate,
         warmup=200, decay=0.5, ema=0.999, snr_gamma=5.0, device="auto", precision=config.precision, compile=config.compile,

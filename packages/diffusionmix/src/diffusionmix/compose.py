@@ -98,13 +98,25 @@ def sample_objects(
     advance: Callable[[int], None] | None = None,
 ) -> list[tuple[UInt8[np.ndarray, "S S 3"], Bool[np.ndarray, "S S"]]]:
     """Objects with their masks from the (first) object model alone, in one batch: what `merge` starts from with these seeds."""
+    return [(image, mask) for image, mask, _ in sample_channels(mix, seeds, labels, settings, advance)]
+
+
+def sample_channels(
+    mix: Mix,
+    seeds: Sequence[int],
+    labels: Sequence[int] | None,
+    settings: ChainConfig,
+    advance: Callable[[int], None] | None = None,
+) -> list[tuple[UInt8[np.ndarray, "S S 3"], Bool[np.ndarray, "S S"], UInt8[np.ndarray, "s s"]]]:
+    """`sample_objects` with the mask channel as it came out (0..255 for -1..1), which says how decided a mask is."""
     scenes = [[Placed(Box(0, 0, 0, 0), None if labels is None else labels[i])] for i in range(len(seeds))]
     _checked_labels(mix, scenes)
     noise = _noise(seeds, None, mix.object.device)
     chain = _object_chain(mix, 0, [0], scenes, [(0,) * len(seeds)], seeds, settings, noise)
     done = run(Team((chain,), ((0,),), None, (), ((0,) * len(seeds),), noise), _plain(settings), _merging(settings), None, advance)
     pictures = decoded(mix, done.objects[0][:, :-1])
-    return [(image, _cells(mix, done.masks[0][i])) for i, image in enumerate(pictures)]
+    raw = done.objects[0][:, -1].float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).cpu().numpy()
+    return [(image, _cells(mix, done.masks[0][i]), raw[i]) for i, image in enumerate(pictures)]
 
 
 def sample_backgrounds(

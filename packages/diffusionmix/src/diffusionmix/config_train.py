@@ -48,6 +48,9 @@ class TrainSettings:
     """New network: the paper's, the same at half its width (backgrounds), or 0.75 million parameters for small worlds."""
     variance: Literal["fixed", "learned"] = "learned"
     """Learned: the network also gives the variance of its steps, in twice the channels. Fixed: the posterior's, for small ones."""
+    prediction: Literal["epsilon", "v_prediction"] = "epsilon"
+    """What the network predicts: the noise as in the paper, or the velocity, which small networks learn better: at the noisy end
+    the noise hides a picture's colours from them."""
     recipe: Literal["full", "few"] = "full"
     """Few: for 10 to 30 pictures. Fewer steps, stronger augmentation and dropout. The model is likely to memorise even so."""
     steps: int | None = None

@@ -1,16 +1,19 @@
-"""What a denoiser is trained on (spec section 3): mean square error of the noise, and for a learned variance the variational bound.
+"""What a denoiser is trained on (spec section 3): mean square error of the noise, or of the velocity, and for a learned variance
+the variational bound.
 
 Times are training indices 0..N-1: index i is state i + 1.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 BIN = 1 / 255  # half a grey level, in the range [-1, 1]
+Prediction = Literal["epsilon", "v_prediction"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,20 @@ def noised(
     """x_t of each sample's index."""
     a = _at(tables.abar, t, x0)
     return a.sqrt() * x0 + (1 - a).sqrt() * eps
+
+
+def target(
+    x0: Float[Tensor, "B C h w"], eps: Float[Tensor, "B C h w"], t: Int[Tensor, "B"], tables: Chain, prediction: Prediction
+) -> Float[Tensor, "B C h w"]:
+    """What the network should say: the noise, or the velocity sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans and Ho 2022).
+
+    At the noisy end the velocity is the clean picture, whose error the noise's hides: there abar is 4e-5, and an error of 0.02 in
+    the noise is one of 3 in x_0.
+    """
+    if prediction == "epsilon":
+        return eps
+    a = _at(tables.abar, t, x0)
+    return a.sqrt() * eps - (1 - a).sqrt() * x0
 
 
 def log_variance(raw: Float[Tensor, "B C h w"], t: Int[Tensor, "B"], tables: Chain) -> Float[Tensor, "B C h w"]:
@@ -93,10 +110,12 @@ def _phi(z: Tensor) -> Tensor:
     return 0.5 * (1 + torch.erf(z / math.sqrt(2)))
 
 
-def snr_weights(tables: Chain, gamma: float | int) -> Float[Tensor, "N"]:
-    """Min-SNR weights of a loss on the noise (Hang et al. 2023, section 3.4): min(snr, gamma) / snr."""
+def snr_weights(tables: Chain, gamma: float | int, prediction: Prediction = "epsilon") -> Float[Tensor, "N"]:
+    """Weights that clamp what a clean time counts, as errors of x_0: for the noise min(snr, gamma) / snr (Hang et al. 2023, section
+    3.4), for the velocity min(snr + 1, gamma) / (snr + 1), so that the noisy end keeps its own weight of 1."""
     snr = tables.abar / (1 - tables.abar)
-    return snr.clamp(max=float(gamma)) / snr
+    own = snr if prediction == "epsilon" else snr + 1
+    return own.clamp(max=float(gamma)) / own
 
 
 def denoising_loss(
@@ -107,20 +126,22 @@ def denoising_loss(
     t: Int[Tensor, "B"],
     tables: Chain,
     *,
+    prediction: Prediction = "epsilon",
     mask_weight: float | int = 1.0,
     weights: Float[Tensor, "N"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean square error of the noise, plus the mean of `bound` in bits where the network also gives a variance (D = 2C).
+    """Mean square error of `target`, plus the mean of `bound` in bits where the network also gives a variance (D = 2C).
 
     The weight 1 on bits of one step is the usual 0.001 T over the sum of 1000 steps (spec section 3).
 
     Args:
-        output: of the network, float32; noise first, then the variance.
+        output: of the network, float32; what it predicts first, then the variance.
         mask_weight: weight of the last channel's error against that of each other one (objects: the mask).
         weights: of each index; None weighs all alike. The bound is never weighed.
     """
     channels = x0.shape[1]
-    wrong = (output[:, :channels] - eps) ** 2
+    said = output[:, :channels]
+    wrong = (said - target(x0, eps, t, tables, prediction)) ** 2
     if mask_weight != 1:
         share = torch.ones(channels, dtype=wrong.dtype, device=wrong.device)
         share[-1] = float(mask_weight)
@@ -129,7 +150,10 @@ def denoising_loss(
     total = each.mean() if weights is None else (_at(weights, t, each) * each).mean()
     if output.shape[1] == channels:
         return total
-    return total + bound(output[:, :channels], output[:, channels:], x0, x, t, tables).mean()
+    if prediction == "v_prediction":  # the bound is told the noise
+        a = _at(tables.abar, t, x)
+        said = a.sqrt() * said + (1 - a).sqrt() * x
+    return total + bound(said, output[:, channels:], x0, x, t, tables).mean()
 
 
 def _at(table: Tensor, t: Tensor, like: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ def make_network(
     )
 
 
-def make_scheduler(variance: Variance = "fixed_small") -> Any:
+def make_scheduler(variance: Variance = "fixed_small", prediction: str = "epsilon") -> Any:
     """DDPMScheduler of the 1000-step linear schedule, 1e-4 to 0.02 (spec 2.2)."""
     from diffusers import DDPMScheduler
 
@@ -122,6 +122,6 @@ def make_scheduler(variance: Variance = "fixed_small") -> Any:
         beta_end=0.02,
         beta_schedule="linear",
         variance_type=variance,
-        prediction_type="epsilon",
+        prediction_type=prediction,
         clip_sample=True,
     )

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from diffusionmix.compose import drawn_label, label_number, sample_backgrounds, sample_objects
+from diffusionmix.compose import drawn_label, label_number, sample_backgrounds, sample_channels
 from diffusionmix.config import ChainConfig, SampleBackgroundConfig, SampleObjectConfig
 from diffusionmix.weights import load_mix
 from diffusionmix.write import mask_image
@@ -18,7 +18,7 @@ SHOWN = 24
 
 
 def run_sample_object(config: SampleObjectConfig, command: list[str]) -> dict[str, Any]:
-    """Draw `n` objects with their masks.
+    """Draw `n` objects with their masks, and the mask channels as they came out, by which `evaluate` sees how decided they are.
 
     Raises:
         InputError: weights, a class or settings that cannot work.
@@ -35,14 +35,14 @@ def run_sample_object(config: SampleObjectConfig, command: list[str]) -> dict[st
         for first in range(0, config.n, config.batch_size):
             seeds = _seeds(config, first)
             with run.stage("draw"):
-                drawn = sample_objects(mix, seeds, None if number is None else [number] * len(seeds), config, advance)
-            for i, (seed, (image, mask)) in enumerate(zip(seeds, drawn, strict=True), first):
+                drawn = sample_channels(mix, seeds, None if number is None else [number] * len(seeds), config, advance)
+            for i, (seed, (image, mask, channel)) in enumerate(zip(seeds, drawn, strict=True), first):
                 label = number if number is not None else drawn_label(mix.object.classes, seed)
                 name = None if label is None else mix.classes[label] if mix.classes else str(label)
                 note = stamp("diffusionmix", seed, run.weights, {}) | {"class": name}
-                write_png(out / "image" / f"{i:05d}.png", image, note)
-                write_png(out / "mask" / f"{i:05d}.png", mask_image(mask), note)
-                run.outputs += [f"image/{i:05d}.png", f"mask/{i:05d}.png"]
+                for kind, array in (("image", image), ("mask", mask_image(mask)), ("channel", channel)):
+                    write_png(out / kind / f"{i:05d}.png", array, note)
+                    run.outputs.append(f"{kind}/{i:05d}.png")
                 areas.append(int(mask.sum()))
                 names.append(name)
                 shown += [(f"seed {seed}" + (f" {name}" if name else ""), image), ("mask", mask_image(mask))]

@@ -84,7 +84,7 @@ def run_training(config: TrainSettings, role: Role, command: list[str], say: Say
         fitted, hours = train(unet, arrays, prepared, config, recipe, out, advance, say)
     with run.stage("write"):
         made = {"steps": fitted.step, "seed": config.seed, "pictures": len(arrays.images), "recipe": asdict(recipe)}
-        write_half(out / MODEL, role, unet, config.variance, prepared, arrays, made)
+        write_half(out / MODEL, role, unet, config, prepared, arrays, made)
     run.outputs = [p.relative_to(out).as_posix() for p in sorted((out / MODEL).rglob("*")) if p.is_file()]
     run.measures = {
         "pictures": len(arrays.images), "parameters": sum(p.numel() for p in unet.parameters()), "loss": round(fitted.loss, 6),
@@ -128,6 +128,10 @@ def begin(config: TrainSettings, role: Role, prepared: Prepared, recipe: Recipe)
     except Exception as why:  # safetensors, json and diffusers each raise their own
         kind = type(why).__name__
         raise InputError(f"--start {typed(config.start)}: {part.name} cannot be loaded ({kind}); copy it again") from why
+    schedule = part.with_name(f"{role}_scheduler") / "scheduler_config.json"
+    said = json.loads(read_bytes(schedule)).get("prediction_type", "epsilon") if schedule.exists() else config.prediction
+    if said != config.prediction:
+        raise InputError(f"--start {typed(config.start)}: its network predicts {said}; pass --prediction {said} or leave it out")
     channels = CHANNELS[role]
     wanted = {
         "sample_size": prepared.size, "in_channels": channels, "num_class_embeds": len(prepared.classes) or None,
@@ -210,7 +214,7 @@ def train(
 ) -> tuple[Fitted, float]:
     """Train `unet` in place; it ends with the averaged weights. Returns the loop's end and the hours stated before it began."""
     tables = chain(make_scheduler().betas)
-    weights = None if config.snr_gamma is None else snr_weights(tables, config.snr_gamma)
+    weights = None if config.snr_gamma is None else snr_weights(tables, config.snr_gamma, config.prediction)
     step_loss = _step_loss(arrays, len(prepared.classes), config, recipe, tables, weights)
     trim_log(out)
     if config.compile:
@@ -261,7 +265,9 @@ def _step_loss(
         x = noised(x0, eps, t, tables).contiguous(memory_format=torch.channels_last)
         labels = None if batch.labels is None else batch.labels.to(device)
         output = module(x, t, class_labels=labels).sample.float()
-        return denoising_loss(output, eps, x0, x, t, tables, mask_weight=mask_weight, weights=weights)
+        return denoising_loss(
+            output, eps, x0, x, t, tables, prediction=config.prediction, mask_weight=mask_weight, weights=weights
+        )
 
     return loss
 
@@ -300,7 +306,7 @@ def trim_log(out: Path) -> None:
 
 
 def write_half(
-    folder: Path, role: Role, unet: Any, variance: str, prepared: Prepared, arrays: Arrays, made: dict[str, Any]
+    folder: Path, role: Role, unet: Any, config: TrainSettings, prepared: Prepared, arrays: Arrays, made: dict[str, Any]
 ) -> None:
     """One half of a bundle: network, scheduler and mix.json, as the other verbs read it."""
     from diffusers.utils import logging
@@ -308,7 +314,8 @@ def write_half(
     logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     unet.save_pretrained(folder / f"{role}_unet", safe_serialization=True)
-    make_scheduler("learned_range" if variance == "learned" else "fixed_small").save_pretrained(folder / f"{role}_scheduler")
+    variance: Variance = "learned_range" if config.variance == "learned" else "fixed_small"
+    make_scheduler(variance, config.prediction).save_pretrained(folder / f"{role}_scheduler")
     mix = {
         "schema": 1, "classes": list(prepared.classes), "boxes": np.round(arrays.boxes, 5).tolist() if role == "object" else [],
         "train": {role: made},

@@ -189,7 +189,7 @@ def network(
     height, width = _pair(unet.config.sample_size, where)
     if role == "object" and height != width:
         raise InputError(f"{where}: its object model draws {width}x{height}; an object model must be square")
-    unet.eval().requires_grad_(False)
+    unet.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # a quarter faster on the CPU
     parameter = next(unet.parameters())
     return Net(
         role=role,
