@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from bench_attention import SITES, Inputs, backward_cases, forward_cases, make_inputs
+from gpu_merging import merging_part
 from graft_common import attention
 from timer import Timing, measure, note, report
 
@@ -106,7 +107,7 @@ def attention_times(name: str, size: tuple[int, int, int, int]) -> Results:
     return forward + backward + refused
 
 
-PARTS: dict[str, Callable[[float], Results]] = {"attention": attention_part}
+PARTS: dict[str, Callable[[float], Results]] = {"attention": attention_part, "merging": merging_part}
 
 
 def main() -> int:
