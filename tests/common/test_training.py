@@ -1,5 +1,7 @@
 """Training: the loop equals a hand-written AdamW, and a stopped run equals one that was never stopped, bit for bit."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 from graft_common.checkpoint import load_weights, read_config, save_weights
 from graft_common.errors import InputError
 from graft_common.rng import generator, noise, rows
-from graft_common.training import FitConfig, fit
+from graft_common.training import FitConfig, fit, trim_log
 
 
 def network() -> nn.Module:
@@ -152,3 +154,15 @@ def test_generators_separate_keys_and_do_not_touch_global_state():
     assert abs(float(many.mean())) < 0.01 and abs(float(many.std()) - 1) < 0.01
     picks = rows(10, 10_000, 4)
     assert picks.min() == 0 and picks.max() == 9 and abs(np.bincount(picks).std() / 1000) < 0.1
+
+
+def test_the_log_of_steps_that_are_taken_again_is_dropped(tmp_path):
+    """A checkpoint of step 4: what was logged of step 6 goes, without a checkpoint everything does."""
+    fit(network(), loss, FitConfig(steps=4, learning_rate=1e-3, cpu=True), tmp_path)
+    lines = [json.dumps({"step": n}) + "\n" for n in (2, 4, 6)]
+    for folder, kept in ((tmp_path, lines[:2]), (tmp_path / "none", [])):
+        folder.mkdir(exist_ok=True)
+        (folder / "steps.jsonl").write_text("".join(lines))
+        trim_log(folder / "steps.jsonl")
+        assert (folder / "steps.jsonl").read_text() == "".join(kept)
+    trim_log(tmp_path / "no log")

@@ -13,7 +13,7 @@ from didgen.denoise import denoiser
 from didgen.manifest import Row, read_manifest, write_manifest
 from didgen.prompts import draw
 from didgen.tokens import add_placeholders
-from didgen.train import encode_corpus, mirrored, noised, run_train, snr_weights, train, trim_log, usable
+from didgen.train import encode_corpus, mirrored, noised, run_train, snr_weights, train, usable
 from didgen.weights import load_model, read_guidance, shipped
 from didgen.write import mask_image
 from graft_common import bundle as bundles
@@ -155,16 +155,6 @@ def test_other_pictures_or_weights_do_not_resume(manifest, tmp_path):
     index.write_text(index.read_text() + "\n")
     with pytest.raises(InputError, match="another --weights"):
         run_train(replace(plan, resume=True, weights=str(tmp_path / "weights")), ["x"])
-
-
-def test_the_log_of_steps_that_are_taken_again_is_dropped(trained, tmp_path):
-    import shutil
-
-    shutil.copy(trained / "last.safetensors", tmp_path)
-    lines = [json.dumps({"step": n}) + "\n" for n in (2, 4, 6)]
-    (tmp_path / "steps.jsonl").write_text("".join(lines))
-    trim_log(tmp_path)
-    assert (tmp_path / "steps.jsonl").read_text() == "".join(lines[:2])
 
 
 def test_a_local_base_gives_a_whole_bundle_without_its_path(manifest, tmp_path):

@@ -16,9 +16,11 @@ from accelerate.state import AcceleratorState, is_initialized
 from torch import Tensor, nn
 
 from graft_common.checkpoint import load_weights, read_config, save_weights
+from graft_common.files import write_bytes
 from graft_common.rng import generator
 
 Loss = Callable[[nn.Module, torch.Generator, int], Tensor]
+LAST = "last.safetensors"
 Named = Sequence[tuple[str, nn.Parameter]]
 
 
@@ -108,7 +110,7 @@ def fit(
     wrapped, optimizer = accelerator.prepare(module, optimizer)
     average = [p.detach().clone() for _, p in named]
     folder.mkdir(parents=True, exist_ok=True)
-    last = folder / "last.safetensors"
+    last = folder / LAST
     step, before = 0, 0.0
     if last.exists():
         step, before = _restore(last, named, average, optimizer)
@@ -147,6 +149,14 @@ def fit(
             break
     mean = {name: value for (name, _), value in zip(named, average, strict=True)}
     return Fitted(mean, step, before + time.monotonic() - began, sum(recent) / max(1, len(recent)))
+
+
+def trim_log(log: Path) -> None:
+    """Drop from a log of JSON lines with a "step" what it says of steps after its folder's checkpoint: they are taken again."""
+    if log.exists():
+        done = read_config(log.with_name(LAST))["step"] if log.with_name(LAST).exists() else 0
+        kept = [line for line in log.read_text(encoding="utf-8").splitlines(True) if json.loads(line)["step"] <= done]
+        write_bytes(log, "".join(kept).encode())
 
 
 def _accelerator(config: FitConfig) -> Accelerator:

@@ -34,12 +34,12 @@ from graft_common.checkpoint import load_weights, read_config, save_weights
 from graft_common.console import Run, checked_out, progress, write_json
 from graft_common.device import pick_device
 from graft_common.errors import InputError
-from graft_common.files import read_bytes, sha256, typed, write_bytes
+from graft_common.files import read_bytes, sha256, typed
 from graft_common.hooks import CrossColumns, Where, record
 from graft_common.pixels import resize, resize_mask
-from graft_common.training import FitConfig, fit
+from graft_common.training import LAST, FitConfig, fit, trim_log
 
-CACHE, LAST, NOTE, STEPS = "latents.safetensors", "last.safetensors", "train.json", "steps.jsonl"
+CACHE, NOTE, STEPS = "latents.safetensors", "train.json", "steps.jsonl"
 SIDES = {"left": "right", "right": "left"}
 EVERY = 50  # steps between log lines
 
@@ -208,7 +208,7 @@ def train(base: Bundle, corpus: Corpus, config: TrainConfig, out: Path, advance:
     else:
         unet.requires_grad_(True)
     grid = map_grids(unet, (corpus.latents.shape[2], corpus.latents.shape[3])).cross
-    trim_log(out)
+    trim_log(out / STEPS)
     tokens = tuple(sorted({0, *corpus.lesion.tolist(), *corpus.skin.tolist()}))
     column = {token: i for i, token in enumerate(tokens)}
     mass: dict[str, float] = {}
@@ -276,15 +276,6 @@ def snr_weights(abar: Tensor, kind: str, gamma: float) -> Tensor:
     """(T,) min-SNR weights of a loss on noise or velocity (Hang et al. 2023, section 3.4)."""
     snr = abar / (1 - abar)
     return snr.clamp(max=gamma) / (snr if kind == "epsilon" else snr + 1)
-
-
-def trim_log(out: Path) -> None:
-    """Drop what the log says of steps after the checkpoint: they are taken again."""
-    log = out / STEPS
-    if log.exists():
-        done = read_config(out / LAST)["step"] if (out / LAST).exists() else 0
-        kept = [line for line in log.read_text(encoding="utf-8").splitlines(True) if json.loads(line)["step"] <= done]
-        write_bytes(log, "".join(kept).encode())
 
 
 def write_bundle(base: Bundle, config: TrainConfig, folder: Path, fitted: Any) -> None:

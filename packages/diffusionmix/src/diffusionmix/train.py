@@ -25,11 +25,11 @@ from diffusionmix.prepared import HEAD, MANIFEST, Arrays, Prepared, load_arrays,
 from graft_common.checkpoint import read_config
 from graft_common.console import Run, checked_out, progress, write_json
 from graft_common.errors import InputError
-from graft_common.files import read_bytes, typed, write_bytes
+from graft_common.files import read_bytes, typed
 from graft_common.provenance import folder_digest
-from graft_common.training import FitConfig, Fitted, fit
+from graft_common.training import LAST, FitConfig, Fitted, fit, trim_log
 
-LAST, NOTE, STEPS, MODEL = "last.safetensors", "train.json", "steps.jsonl", "model"
+NOTE, STEPS, MODEL = "train.json", "steps.jsonl", "model"
 EVERY = 50  # steps between log lines
 PROBE = 3  # passes that are timed before the start
 Say = Callable[[str], None]
@@ -216,7 +216,7 @@ def train(
     tables = chain(make_scheduler().betas)
     weights = None if config.snr_gamma is None else snr_weights(tables, config.snr_gamma, config.prediction)
     step_loss = _step_loss(arrays, len(prepared.classes), config, recipe, tables, weights)
-    trim_log(out)
+    trim_log(out / STEPS)
     if config.compile:
         unet.compile()
     gpu = next(unet.parameters()).device.type == "cuda"
@@ -294,15 +294,6 @@ def seconds_a_step(module: nn.Module, loss: Callable[..., Tensor], precision: st
         spent.append(time.perf_counter() - began)
         module.zero_grad(set_to_none=True)
     return float(np.median(spent[1:]))
-
-
-def trim_log(out: Path) -> None:
-    """Drop what the log says of steps after the checkpoint: they are taken again."""
-    log = out / STEPS
-    if log.exists():
-        done = read_config(out / LAST)["step"] if (out / LAST).exists() else 0
-        kept = [line for line in log.read_text(encoding="utf-8").splitlines(True) if json.loads(line)["step"] <= done]
-        write_bytes(log, "".join(kept).encode())
 
 
 def write_half(
