@@ -13,11 +13,12 @@ from didgen.denoise import denoiser
 from didgen.manifest import Row, read_manifest, write_manifest
 from didgen.prompts import draw
 from didgen.tokens import add_placeholders
-from didgen.train import encode_corpus, mirrored, noised, run_train, snr_weights, train, usable
+from didgen.train import encode_corpus, mirrored, run_train, snr_weights, train, usable
 from didgen.weights import load_model, read_guidance, shipped
 from didgen.write import mask_image
 from graft_common import bundle as bundles
 from graft_common.errors import InputError
+from graft_common.noising import noised, target
 from graft_common.phantoms import draw as phantom
 from graft_common.raster import write_png
 
@@ -183,9 +184,9 @@ def test_what_it_learns_is_what_sampling_reads(untrained, kind):
     network = denoiser(bundle, DrawConfig(steps=10))
     z, eps = torch.randn(2, 4, 8, 8, dtype=torch.float64), torch.randn(2, 4, 8, 8, dtype=torch.float64)
     a = torch.full((2, 1, 1, 1), float(network.grid.alpha[7]) ** 2, dtype=torch.float64)
-    x, target = noised(z, eps, a, kind)
+    x, wanted = noised(z, eps, a), target(z, eps, a, kind)
     assert torch.allclose(x, a.sqrt() * z + (1 - a).sqrt() * eps)
-    assert torch.allclose(network.eps(x, 7, target), eps, atol=1e-6)
+    assert torch.allclose(network.eps(x, 7, wanted), eps, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
@@ -205,7 +206,7 @@ def test_min_snr_weights_are_those_of_the_published_recipe(kind):
 
 def test_noise_offset_moves_whole_channels_and_nothing_else(manifest, tmp_path, monkeypatch):
     seen: list[torch.Tensor] = []
-    monkeypatch.setattr("didgen.train.noised", lambda z, eps, a, kind: seen.append(eps) or noised(z, eps, a, kind))
+    monkeypatch.setattr("didgen.train.noised", lambda z, eps, a: seen.append(eps) or noised(z, eps, a))
     for name, offset in (("plain", 0.0), ("moved", 2.0)):
         run_train(config(manifest, tmp_path / name, steps=8, noise_offset=offset), ["x"])
     plain, moved = torch.cat(seen[:8]), torch.cat(seen[8:])

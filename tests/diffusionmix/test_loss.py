@@ -5,19 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
 from scipy.stats import norm
 
 from diffusionmix.loss import (
     bound,
     chain,
     denoising_loss,
+    level,
     level_log_likelihood,
     log_variance,
-    noised,
     snr_weights,
-    target,
 )
+from graft_common.noising import noised, target
 
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 
@@ -61,7 +60,7 @@ def test_noised_has_the_schedules_mean_and_deviation(tables):
     _, abar, _ = plain()
     gen = torch.Generator().manual_seed(0)
     eps = torch.randn((2, 1, 300, 300), generator=gen)
-    x = noised(torch.full_like(eps, 0.5), eps, torch.tensor([10, 700]), tables)
+    x = noised(torch.full_like(eps, 0.5), eps, level(torch.tensor([10, 700]), tables, eps))
     for k, t in enumerate((10, 700)):
         assert x[k].mean().item() == pytest.approx(0.5 * math.sqrt(abar[t]), abs=4 * math.sqrt(1 - abar[t]) / 300)
         assert x[k].std().item() == pytest.approx(math.sqrt(1 - abar[t]), rel=0.01)
@@ -88,7 +87,7 @@ def test_divergence_is_that_of_two_gaussians(tables):
 def test_a_perfect_step_costs_nothing(tables):
     x0, eps = torch.randn(2, 4, 3, 3).clamp(-1, 1).double(), torch.randn(2, 4, 3, 3).double()
     t = torch.tensor([5, 800])
-    found = bound(eps, torch.full_like(x0, -1.0), x0, noised(x0, eps, t, tables), t, tables)
+    found = bound(eps, torch.full_like(x0, -1.0), x0, noised(x0, eps, level(t, tables, eps)), t, tables)
     assert found.abs().max() < 1e-9
 
 
@@ -106,7 +105,7 @@ def test_the_bound_at_index_0_is_the_likelihood_of_the_picture(tables):
     x0 = torch.tensor([[[[-1.0, 1.0, 0.0, 0.25]]]], dtype=torch.float64)
     eps = torch.randn_like(x0)
     t = torch.tensor([0])
-    x = noised(x0, eps, t, tables)
+    x = noised(x0, eps, level(t, tables, eps))
     found = bound(eps, torch.full_like(x0, 1.0), x0, x, t, tables)
     sigma = math.sqrt(BETAS[0].item())
     half = 1 / 255
@@ -124,12 +123,22 @@ def batch():
 
 def test_fixed_variance_is_the_plain_error_and_the_mask_can_weigh_more(tables):
     x0, eps, t = batch()
-    x = noised(x0, eps, t, tables)
+    x = noised(x0, eps, level(t, tables, eps))
     output = torch.zeros_like(x0)
     each = (eps**2).mean(dim=(0, 2, 3))
     assert denoising_loss(output, eps, x0, x, t, tables).item() == pytest.approx(each.mean().item(), rel=1e-12)
     weighed = denoising_loss(output, eps, x0, x, t, tables, mask_weight=3)
     assert weighed.item() == pytest.approx((each[:3].sum() + 3 * each[3]).item() / 6, rel=1e-12)
+
+
+def test_the_edge_can_weigh_more(tables):
+    x0, eps, t = batch()
+    squared = (eps**2).mean(dim=(0, 1)).numpy()
+    edge = np.ones((5, 5), bool)
+    edge[2:3, 2:3] = False
+    wanted = (3 * squared[edge].sum() + squared[~edge].sum()) / (3 * 24 + 1)
+    found = denoising_loss(torch.zeros_like(x0), eps, x0, noised(x0, eps, level(t, tables, eps)), t, tables, edge_weight=3)
+    assert found.item() == pytest.approx(wanted, rel=1e-12)
 
 
 def test_min_snr_weighs_by_index(tables):
@@ -138,18 +147,14 @@ def test_min_snr_weighs_by_index(tables):
     weights = snr_weights(tables, 5)
     snr = [abar[i] / (1 - abar[i]) for i in t.tolist()]
     wanted = sum(min(s, 5) / s * (e**2).mean().item() for s, e in zip(snr, eps, strict=True)) / 3
-    found = denoising_loss(torch.zeros_like(x0), eps, x0, noised(x0, eps, t, tables), t, tables, weights=weights)
+    found = denoising_loss(torch.zeros_like(x0), eps, x0, noised(x0, eps, level(t, tables, eps)), t, tables, weights=weights)
     assert found.item() == pytest.approx(wanted, rel=1e-12) and snr[0] > 5 > snr[2]
 
 
-def test_velocity_is_that_of_diffusers_and_its_bound_is_that_of_the_noise(tables):
+def test_the_bound_of_a_velocity_is_that_of_its_noise(tables):
     x0, eps, t = batch()
-    x = noised(x0, eps, t, tables)
-    velocity = DDPMScheduler(1000, beta_schedule="linear").get_velocity(x0, eps, t)
-    said = target(x0, eps, t, tables, "v_prediction")
-    assert said.numpy() == pytest.approx(velocity.numpy(), abs=2e-6)
-    a = tables.abar[t].view(-1, 1, 1, 1)
-    assert (a.sqrt() * x - (1 - a).sqrt() * said).numpy() == pytest.approx(x0.numpy(), abs=1e-12)
+    a = level(t, tables, x0)
+    x, said = noised(x0, eps, a), target(x0, eps, a, "v_prediction")
     assert denoising_loss(said, eps, x0, x, t, tables, prediction="v_prediction").item() == 0
     raw = torch.zeros_like(x0)
     both = [
@@ -164,7 +169,7 @@ def test_velocity_is_that_of_diffusers_and_its_bound_is_that_of_the_noise(tables
 def test_the_bound_teaches_the_variance_alone(tables):
     """The mean is detached in it: the noise half's gradient is that of the plain error (spec section 3)."""
     x0, eps, t = batch()
-    x = noised(x0, eps, t, tables)
+    x = noised(x0, eps, level(t, tables, eps))
     output = torch.zeros(3, 8, 5, 5, dtype=torch.float64, requires_grad=True)
     total = denoising_loss(output, eps, x0, x, t, tables)
     total.backward()

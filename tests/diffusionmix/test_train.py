@@ -223,6 +223,7 @@ BAD = [
     ({"seed": -1}, "--seed -1"),
     ({"snr_gamma": 0.0}, "--snr-gamma 0.0"),
     ({"mask_weight": 0.0}, "--mask-weight 0.0"),
+    ({"edge_weight": -1.0}, "--edge-weight -1.0"),
     ({"mask_weight": float("inf")}, "--mask-weight inf"),
     ({"start": Path("no such model")}, "--start no such model: no such folder"),
     ({"precision": "fp16"}, "--precision fp16"),

@@ -36,6 +36,7 @@ from graft_common.device import pick_device
 from graft_common.errors import InputError
 from graft_common.files import read_bytes, sha256, typed
 from graft_common.hooks import CrossColumns, Where, record
+from graft_common.noising import noised, target
 from graft_common.pixels import resize, resize_mask
 from graft_common.training import LAST, FitConfig, fit, trim_log
 
@@ -223,7 +224,8 @@ def train(base: Bundle, corpus: Corpus, config: TrainConfig, out: Path, advance:
         words = torch.rand(config.batch_size, generator=gen) >= config.drop
         if config.noise_offset:
             eps = eps + config.noise_offset * torch.randn((*z.shape[:2], 1, 1), generator=gen)
-        x, target = noised(z, eps, abar[t].view(-1, 1, 1, 1), base.prediction_type)
+        level = abar[t].view(-1, 1, 1, 1)
+        x, wanted = noised(z, eps, level), target(z, eps, level, base.prediction_type)
         prompt = corpus.which[pick]
         context = torch.where(words.view(-1, 1, 1), corpus.states[prompt], corpus.null)
         plain = getattr(module, "module", module)
@@ -232,9 +234,9 @@ def train(base: Bundle, corpus: Corpus, config: TrainConfig, out: Path, advance:
         with watching as seen:
             output = module(x.to(device), t.to(device), encoder_hidden_states=context.to(device)).sample
         if weight is None:
-            total = F.mse_loss(output.float(), target.to(device))
+            total = F.mse_loss(output.float(), wanted.to(device))
         else:
-            wrong = F.mse_loss(output.float(), target.to(device), reduction="none").mean(dim=(1, 2, 3))
+            wrong = F.mse_loss(output.float(), wanted.to(device), reduction="none").mean(dim=(1, 2, 3))
             total = (weight[t].to(device) * wrong).mean()
         if seen is None:
             return total
@@ -264,12 +266,6 @@ def train(base: Bundle, corpus: Corpus, config: TrainConfig, out: Path, advance:
     unet.load_state_dict(unet.state_dict() | fitted.average)
     unet.eval().requires_grad_(False)
     return fitted
-
-
-def noised(z: Tensor, eps: Tensor, a: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    """Latents at signal level a (alphas_cumprod), and what the network should say of them: noise, or velocity."""
-    x = a.sqrt() * z + (1 - a).sqrt() * eps
-    return x, eps if kind == "epsilon" else a.sqrt() * eps - (1 - a).sqrt() * z
 
 
 def snr_weights(abar: Tensor, kind: str, gamma: float) -> Tensor:

@@ -77,6 +77,8 @@ class TrainSettings:
     """Largest shift, as a share of the side."""
     snr_gamma: float | None = None
     """Clamp of the min-SNR weights over time (5 learns faster in short runs); default all times weigh alike."""
+    edge_weight: float | int = 1.0
+    """Weight of the error in the two outermost pixels of each side: padding makes small networks leave noise there longest."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it trains; auto takes a GPU when there is one."""
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
@@ -101,6 +103,8 @@ class TrainSettings:
         for flag, value in (("--learning-rate", self.learning_rate), ("--snr-gamma", self.snr_gamma)):
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise InputError(f"{flag} {value}: must be above 0")
+        if not (math.isfinite(self.edge_weight) and self.edge_weight > 0):
+            raise InputError(f"--edge-weight {self.edge_weight}: must be above 0")
         if self.learning_rate is not None and self.learning_rate > 1:
             raise InputError(f"--learning-rate {self.learning_rate}: must be at most 1")
         for flag, part in (("--ema", self.ema), ("--dropout", self.dropout), ("--scale", self.scale), ("--shift", self.shift)):

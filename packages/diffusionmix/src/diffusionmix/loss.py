@@ -6,14 +6,15 @@ Times are training indices 0..N-1: index i is state i + 1.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from graft_common.noising import Prediction, noise_of, target
+
 BIN = 1 / 255  # half a grey level, in the range [-1, 1]
-Prediction = Literal["epsilon", "v_prediction"]
+EDGE = 2  # pixels along each side that zero padding disturbs most
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,28 +44,6 @@ def chain(betas: Float[Tensor, "N"]) -> Chain:
     posterior = beta * (1 - before) / (1 - abar)
     low = torch.cat([posterior[1:2], posterior[1:]]).log()
     return Chain(abar, beta, low, beta.log(), before.sqrt() * beta / (1 - abar), (1 - beta).sqrt() * (1 - before) / (1 - abar))
-
-
-def noised(
-    x0: Float[Tensor, "B C h w"], eps: Float[Tensor, "B C h w"], t: Int[Tensor, "B"], tables: Chain
-) -> Float[Tensor, "B C h w"]:
-    """x_t of each sample's index."""
-    a = _at(tables.abar, t, x0)
-    return a.sqrt() * x0 + (1 - a).sqrt() * eps
-
-
-def target(
-    x0: Float[Tensor, "B C h w"], eps: Float[Tensor, "B C h w"], t: Int[Tensor, "B"], tables: Chain, prediction: Prediction
-) -> Float[Tensor, "B C h w"]:
-    """What the network should say: the noise, or the velocity sqrt(abar) eps - sqrt(1 - abar) x_0 (Salimans and Ho 2022).
-
-    At the noisy end the velocity is the clean picture, whose error the noise's hides: there abar is 4e-5, and an error of 0.02 in
-    the noise is one of 3 in x_0.
-    """
-    if prediction == "epsilon":
-        return eps
-    a = _at(tables.abar, t, x0)
-    return a.sqrt() * eps - (1 - a).sqrt() * x0
 
 
 def log_variance(raw: Float[Tensor, "B C h w"], t: Int[Tensor, "B"], tables: Chain) -> Float[Tensor, "B C h w"]:
@@ -128,6 +107,7 @@ def denoising_loss(
     *,
     prediction: Prediction = "epsilon",
     mask_weight: float | int = 1.0,
+    edge_weight: float | int = 1.0,
     weights: Float[Tensor, "N"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean square error of `target`, plus the mean of `bound` in bits where the network also gives a variance (D = 2C).
@@ -137,23 +117,30 @@ def denoising_loss(
     Args:
         output: of the network, float32; what it predicts first, then the variance.
         mask_weight: weight of the last channel's error against that of each other one (objects: the mask).
+        edge_weight: weight of the error in the outermost EDGE pixels against that of each other one.
         weights: of each index; None weighs all alike. The bound is never weighed.
     """
     channels = x0.shape[1]
-    said = output[:, :channels]
-    wrong = (said - target(x0, eps, t, tables, prediction)) ** 2
+    said, a = output[:, :channels], level(t, tables, x)
+    wrong = (said - target(x0, eps, a, prediction)) ** 2
     if mask_weight != 1:
         share = torch.ones(channels, dtype=wrong.dtype, device=wrong.device)
         share[-1] = float(mask_weight)
         wrong = wrong * (share / share.mean()).view(1, -1, 1, 1)
+    if edge_weight != 1:
+        share = torch.full(wrong.shape[-2:], float(edge_weight), dtype=wrong.dtype, device=wrong.device)
+        share[EDGE:-EDGE, EDGE:-EDGE] = 1
+        wrong = wrong * (share / share.mean())
     each = wrong.mean(dim=(1, 2, 3))
     total = each.mean() if weights is None else (_at(weights, t, each) * each).mean()
     if output.shape[1] == channels:
         return total
-    if prediction == "v_prediction":  # the bound is told the noise
-        a = _at(tables.abar, t, x)
-        said = a.sqrt() * said + (1 - a).sqrt() * x
-    return total + bound(said, output[:, channels:], x0, x, t, tables).mean()
+    return total + bound(noise_of(said, x, a, prediction), output[:, channels:], x0, x, t, tables).mean()
+
+
+def level(t: Int[Tensor, "B"], tables: Chain, like: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 1 1 1"]:
+    """Signal power of each sample's index, where and in the precision that `like` is."""
+    return _at(tables.abar, t, like)
 
 
 def _at(table: Tensor, t: Tensor, like: Tensor) -> Tensor:

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from diffusionmix.augment import draw_move, move
 from diffusionmix.config_train import FEW, Recipe, TrainBackgroundConfig, TrainObjectConfig, TrainSettings, resolved
-from diffusionmix.loss import Chain, chain, denoising_loss, noised, snr_weights
+from diffusionmix.loss import Chain, chain, denoising_loss, level, snr_weights
 from diffusionmix.network import CHANNELS, TRAIN_STEPS, Role, Variance, make_network, make_scheduler, plan_of
 from diffusionmix.prepared import HEAD, MANIFEST, Arrays, Prepared, load_arrays, read_prepared
 from graft_common.checkpoint import read_config
 from graft_common.console import Run, checked_out, progress, write_json
 from graft_common.errors import InputError
 from graft_common.files import read_bytes, typed
+from graft_common.noising import noised
 from graft_common.provenance import folder_digest
 from graft_common.training import LAST, FitConfig, Fitted, fit, trim_log
 
@@ -262,11 +263,12 @@ def _step_loss(
         if recipe.dropout:  # its draws come from the global generator
             torch.manual_seed(int(torch.randint(2**62, (), generator=gen)))
         x0, eps, t = batch.x0.to(device), batch.eps.to(device), batch.t.to(device)
-        x = noised(x0, eps, t, tables).contiguous(memory_format=torch.channels_last)
+        x = noised(x0, eps, level(t, tables, x0)).contiguous(memory_format=torch.channels_last)
         labels = None if batch.labels is None else batch.labels.to(device)
         output = module(x, t, class_labels=labels).sample.float()
         return denoising_loss(
-            output, eps, x0, x, t, tables, prediction=config.prediction, mask_weight=mask_weight, weights=weights
+            output, eps, x0, x, t, tables, prediction=config.prediction, mask_weight=mask_weight, edge_weight=config.edge_weight,
+            weights=weights,
         )
 
     return loss
