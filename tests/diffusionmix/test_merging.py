@@ -415,11 +415,12 @@ def test_labels_reach_the_network_and_are_drawn_from_the_seed(build) -> None:
     assert (given[0].object != given[1].object).any()
 
 
-def test_photograph_keeps_its_pixels_and_needs_no_background_model(build) -> None:
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++", "unipc"])
+def test_photograph_keeps_its_pixels_and_needs_no_background_model(build, sampler: str) -> None:
     photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     mix = Mix(build.mix().objects, None)
     boxes = [Box(30, 20, 24, 20), Box(54, 34, 16, 16)]
-    for result, box in zip(merge(mix, boxes, [0, 1], settings(), photo=photo), boxes, strict=True):
+    for result, box in zip(merge(mix, boxes, [0, 1], settings(sampler=sampler), photo=photo), boxes, strict=True):
         np.testing.assert_array_equal(result.image[~result.mask], photo[~result.mask])
         assert result.mask.any() and (result.image[result.mask] == 191).all()
         inside = np.zeros((50, 70), bool)

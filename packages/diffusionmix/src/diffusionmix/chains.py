@@ -77,7 +77,7 @@ class Known:
     """A finished picture in a chain's place: a photograph, or an object that is kept as it is.
 
     Its clean prediction is the picture itself at every state, so the other chain meets it at every noise level (RePaint's known
-    region), and it never changes.
+    region). Its own state is only what it shows at the end: the picture with what was merged into it in the last step.
 
     Attributes:
         picture: (LB, C, h, w) in [-1, 1].
@@ -97,7 +97,7 @@ class Known:
         return self.picture, None
 
     def step(self, x0: State, raw: State | None, x: State, t: int, position: int) -> State:
-        return self.picture
+        return x0
 
     def climb(self, x: State, t: int, position: int) -> State:
         return self.picture
