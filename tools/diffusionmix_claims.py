@@ -58,6 +58,8 @@ class Settings:
     """Seeds of each baseline."""
     samplers: int = 128
     """Seeds of each sampler."""
+    scene_share: float = 0.5
+    """Share of the grid's seeds that the world scene gets."""
     synthetic: int = 96
     """Synthetic defects that the segmenter is trained on."""
     real: int = 24
@@ -82,6 +84,11 @@ class Settings:
     def weights(self, world: str) -> str:
         """Weights of a world."""
         return self.texture if world == "texture" else self.scene
+
+    def count(self, name: str, world: str) -> Any:
+        """A setting for a world."""
+        value = getattr(self, name)
+        return max(2, round(value * self.scene_share)) if world == "scene" and name == "grid" else value
 
 
 def _object(folder: Path, world: str, wanted: tuple[int, str | None, str]) -> dict[str, Any]:
@@ -193,9 +200,10 @@ def study(part: str, world: str, s: Settings) -> Any:
     from diffusionmix.study import run_study
 
     out = s.cache / "study" / f"{part}-{world}"
+    n = s.count("grid" if part == "grid" else "baselines", world)
     config = StudyConfig(
-        weights=(s.weights(world),), truth=(world,), parts=(part,), n=max(2, s.grid if part == "grid" else s.baselines),
-        n_samplers=max(2, s.samplers), batch_size=s.batch_size, resume=not s.fresh, out=out, seed=FIRST,
+        weights=(s.weights(world),), truth=(world,), parts=(part,), n=max(2, n), n_samplers=max(2, s.count("samplers", world)),
+        batch_size=s.batch_size, resume=not s.fresh, out=out, seed=FIRST,
     )  # type: ignore[arg-type]  # fmt: skip
     run_study(config, ["graft-diffusionmix", "study"])
     return json.loads((out / "study.json").read_text(encoding="utf-8"))
@@ -286,7 +294,7 @@ COUNTED = {
 
 def kept(part: str, world: str, s: Settings) -> Path:
     """File of a finished part."""
-    said = [part, world, digest(s.weights(world)), *(str(getattr(s, name)) for name in COUNTED[part])]
+    said = [part, world, digest(s.weights(world)), *(str(s.count(name, world)) for name in COUNTED[part])]
     if part == "few":
         from graft_common.provenance import folder_digest
 
@@ -313,7 +321,8 @@ def main(s: Settings) -> None:
                 print(f"{part} {world}: {(time.perf_counter() - began) / 60:.1f} min", flush=True)
             if path.exists():
                 found[part][world] = json.loads(path.read_text(encoding="utf-8"))["result"]
-    counts = {name: getattr(s, name) for name in ("objects", "grid", "baselines", "samplers", "synthetic", "real", "test")}
+    names = ("objects", "grid", "baselines", "samplers", "synthetic", "real", "test")
+    counts = {world: {name: s.count(name, world) for name in names} for world in s.worlds}
     used = {world: digest(s.weights(world)) for world in s.worlds}
     result = {"schema": 1, "synthetic": True, "first_seed": FIRST, "n": counts, "weights": used, "parts": found}
     write_json(s.out, result)

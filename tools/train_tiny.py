@@ -1,5 +1,5 @@
 """Train the tiny weights that Graft ships: `train_tiny.py tiny-sd --out runs/tiny-sd`, then `train_tiny.py tiny-didgen`, and
-`tiny-texture` and `tiny-scene` for themselves.
+`tiny-texture`, `tiny-scene`, `tiny-mobi` and `judge-mobi` for themselves.
 
 Every stage resumes where it stopped and is skipped when it is done, so the same command continues an interrupted run:
 draw (phantoms) -> vae -> text -> unet -> assemble, and judges (the classifier and the image-text pair that grade it).
@@ -23,6 +23,10 @@ from tiny.didgen import DidgenConfig
 from tiny.didgen import run as train_didgen
 from tiny.diffusionmix import SceneConfig, TextureConfig
 from tiny.diffusionmix import run as train_mix
+from tiny.mobi import MobiConfig
+from tiny.mobi import run as train_mobi
+from tiny.mobi_judge import JudgeConfig
+from tiny.mobi_judge import run as train_judges
 
 STAGES = ("draw", "vae", "text", "unet", "judges", "decoder", "assemble")
 MORE = ("grade",)
@@ -85,8 +89,13 @@ Which = (
     | Annotated[DidgenConfig, tyro.conf.subcommand("tiny-didgen")]
     | Annotated[TextureConfig, tyro.conf.subcommand("tiny-texture")]
     | Annotated[SceneConfig, tyro.conf.subcommand("tiny-scene")]
+    | Annotated[MobiConfig, tyro.conf.subcommand("tiny-mobi")]
+    | Annotated[JudgeConfig, tyro.conf.subcommand("judge-mobi")]
 )
-RUN = {TrainConfig: main, DidgenConfig: train_didgen, TextureConfig: train_mix, SceneConfig: train_mix}
+RUN = {
+    TrainConfig: main, DidgenConfig: train_didgen, TextureConfig: train_mix, SceneConfig: train_mix, MobiConfig: train_mobi,
+    JudgeConfig: train_judges,
+}  # fmt: skip
 
 if __name__ == "__main__":
     chosen = tyro.cli(Which, config=(tyro.conf.OmitArgPrefixes,))  # type: ignore[arg-type]

@@ -72,6 +72,17 @@ def test_a_configuration_becomes_json_without_folders(scans):
     assert "DOE" not in json.dumps(got)
 
 
+def test_texts_that_name_a_folder_or_file_are_reduced_and_others_are_not(tmp_path):
+    (tmp_path / "net.safetensors").write_bytes(b"")
+    said = {
+        "lpips": str(tmp_path / "net.safetensors"), "clip": str(tmp_path), "weights": str(tmp_path), "prompt": "a/b " * 2000,
+        "id": "owner/model",
+    }  # fmt: skip
+    got = public_config(said)
+    name = tmp_path.name
+    assert got == said | {"lpips": "net.safetensors", "clip": name, "weights": f"<folder>/{name}"}
+
+
 def test_folder_digest_feels_every_byte_and_name(tmp_path):
     def digest(**files):
         folder = tmp_path / hashlib.sha256(repr(files).encode()).hexdigest()[:12]

@@ -40,7 +40,9 @@ class MixConfig:
     """Further steps of the background model."""
     background_edges: int = 600
     """Last steps of the background model, in which the error at the picture's edge counts 16 times."""
-    few_steps: int = 2000
+    boxes: int = 500
+    """Training positions to ship, which boxes are drawn like."""
+    few_steps: int = 1200
     """Optimiser steps of the model of 24 pictures."""
     object_batch: int = 16
     """Pictures a step of the object model."""
@@ -82,6 +84,8 @@ class SceneConfig(MixConfig):
     """Further steps of the object model."""
     background_more: int = 1200
     """Further steps of the background model."""
+    boxes: int = 250
+    """Training positions to ship."""
 
 
 def run(config: MixConfig) -> None:
@@ -216,7 +220,7 @@ def assemble(config: MixConfig) -> None:
     pipe = DiffusionMixPipeline(**parts)
     boxes = mixes["object"]["boxes"]
     pipe.mix = {
-        "schema": 1, "classes": mixes["object"]["classes"], "boxes": boxes[:: max(1, len(boxes) // 500)],
+        "schema": 1, "classes": mixes["object"]["classes"], "boxes": boxes[:: max(1, len(boxes) // config.boxes)],
         "train": mixes["object"]["train"] | mixes["background"]["train"],
     }  # fmt: skip
     package = Path(__file__).resolve().parents[2] / "packages" / "diffusionmix" / "src" / "diffusionmix"

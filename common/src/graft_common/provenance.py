@@ -5,6 +5,7 @@ Names of patients live in paths. So a record holds base names only, and for DICO
 
 import hashlib
 import json
+import os
 import sys
 from fnmatch import fnmatchcase
 from functools import cache
@@ -38,7 +39,8 @@ def public_name(path: Path) -> str:
 
 
 def public_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration as JSON values with every path, and a local folder of weights, reduced to its public name."""
+    """A configuration as JSON values with every path, and a text that names a file or folder that is there (weights, a network of
+    LPIPS), reduced to its public name."""
 
     def shown(value: Any) -> Any:
         if isinstance(value, Path):
@@ -47,11 +49,13 @@ def public_config(config: dict[str, Any]) -> dict[str, Any]:
             return {str(k): shown(v) for k, v in value.items()}
         if isinstance(value, (list, tuple)):
             return [shown(v) for v in value]
+        if isinstance(value, str) and "/" in value and os.path.exists(value):  # Path.exists raises for long texts
+            return public_name(Path(value))
         return value
 
     public = {key: shown(value) for key, value in config.items()}
-    if isinstance(public.get("weights"), str) and Path(public["weights"]).is_dir():
-        public["weights"] = f"<folder>/{Path(public['weights']).name}"
+    if isinstance(weights := config.get("weights"), str) and Path(weights).is_dir():
+        public["weights"] = f"<folder>/{Path(weights).name}"
     return public
 
 
@@ -60,7 +64,7 @@ def public_command(argv: list[str]) -> str:
 
     def shown(before: str, word: str) -> str:
         flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        if "--prompt" in (before, flag) and not Path(value).exists():
+        if "--prompt" in (before, flag) and not os.path.exists(value):
             return word  # words may hold a slash
         path = Path(value)
         dicom = path.suffix.lower() in DICOM_SUFFIXES  # its name is hidden also where no such file is

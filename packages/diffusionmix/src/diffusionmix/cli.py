@@ -8,6 +8,7 @@ from graft_common.console import Verb, run_command
 VERBS = {
     "merge": Verb(config.MergeConfig, "diffusionmix.merge_verb:run_merge"),
     "dataset": Verb(config_data.DatasetConfig, "diffusionmix.dataset:run_dataset"),
+    "demo": Verb(config_study.DemoConfig, "diffusionmix.demo:run_demo"),
     "sample-object": Verb(config.SampleObjectConfig, "diffusionmix.sample_verbs:run_sample_object"),
     "sample-background": Verb(config.SampleBackgroundConfig, "diffusionmix.sample_verbs:run_sample_background"),
     "schedule": Verb(config.ScheduleConfig, "diffusionmix.schedule_verb:run_schedule"),

@@ -43,6 +43,7 @@ FILES = (
     ),
 )  # fmt: skip
 Drops = Literal["joint", "separate"]
+Parts = Literal["adapters", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +56,14 @@ class Joint:
             dropped them together only, as the authors' did.
         hidden: width inside the box encoder.
         middle_norm: see `mobi.range_vae.RangeVae`.
+        parts: what joint training changed: what MObI adds ("adapters"), or with it the base's UNet ("all").
     """
 
     order: Order = "sequential"
     drops: Drops = "separate"
     hidden: int = 512
     middle_norm: bool = True
+    parts: Parts = "adapters"
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,8 +239,8 @@ def _load(weights: str, device: str, dtype: torch.dtype) -> Mobi:
             )
     joint = _read_settings(folder, weights)
     mobi = start_mobi(load_base(weights, device, dtype), 0, joint)
-    _fill(joint_tensors(mobi), load_weights(folder / JOINT), folder / JOINT)
-    _fill(mobi.range_vae.state_dict(), load_weights(folder / RANGE), folder / RANGE)
+    fill(joint_tensors(mobi), load_weights(folder / JOINT), folder / JOINT)
+    fill(mobi.range_vae.state_dict(), load_weights(folder / RANGE), folder / RANGE)
     return mobi
 
 
@@ -245,14 +248,16 @@ def _read_settings(folder: Path, weights: str) -> Joint:
     header = read_config(folder / JOINT) | read_config(folder / RANGE)
     try:
         order, drops, hidden, middle_norm = (header[key] for key in ("order", "drops", "hidden", "middle_norm"))
-        if order not in ORDERS or drops not in get_args(Drops) or type(hidden) is not int or type(middle_norm) is not bool:
+        parts = header.get("parts", "adapters")  # the authors' converted weights and older files say nothing
+        known = order in ORDERS and drops in get_args(Drops) and parts in get_args(Parts)
+        if not known or type(hidden) is not int or type(middle_norm) is not bool:
             raise ValueError(f"{header}")
     except (KeyError, TypeError, ValueError) as why:
         raise InputError(
             f"--weights {weights}: the header of {JOINT} or {RANGE} is damaged ({type(why).__name__}: {one_line(why)}); "
             "train or copy it again"
         ) from why
-    return Joint(order=order, drops=drops, hidden=hidden, middle_norm=middle_norm)
+    return Joint(order=order, drops=drops, hidden=hidden, middle_norm=middle_norm, parts=parts)
 
 
 def joint_tensors(mobi: Mobi) -> dict[str, Tensor]:
@@ -263,7 +268,8 @@ def joint_tensors(mobi: Mobi) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _fill(into: Mapping[str, Tensor], stored: Mapping[str, Tensor], path: Path) -> None:
+def fill(into: Mapping[str, Tensor], stored: Mapping[str, Tensor], path: Path) -> None:
+    """Copy stored weights into a network's own. Raises InputError, beginning with the path, where they are not the same set."""
     wrong = sorted(set(into) ^ set(stored)) or [key for key, t in into.items() if t.shape != stored[key].shape]
     if wrong:
         raise InputError(

@@ -3,7 +3,7 @@
 import sys
 
 from graft_common.console import Verb, run_command
-from mobi import config
+from mobi import config, config_batch, config_study, config_train
 
 VERBS: dict[str, Verb] = {
     "insert": Verb(config.InsertConfig, "mobi.pipeline:run_insert"),
@@ -13,6 +13,10 @@ VERBS: dict[str, Verb] = {
     "view": Verb(config.ViewConfig, "mobi.view:run_view"),
     "phantom": Verb(config.PhantomConfig, "mobi.phantom:run_phantom"),
     "prepare": Verb(config.PrepareConfig, "mobi.prepare:run_prepare"),
+    "batch": Verb(config_batch.BatchConfig, "mobi.batch:run_batch"),
+    "train-range-vae": Verb(config_train.TrainRangeVaeConfig, "mobi.train_range_vae:run_train_range_vae"),
+    "train": Verb(config_train.TrainConfig, "mobi.train:run_train"),
+    "evaluate": Verb(config_study.EvaluateConfig, "mobi.evaluate:run_evaluate"),
 }
 
 

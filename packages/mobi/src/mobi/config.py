@@ -44,6 +44,10 @@ class SceneConfig(CompositeConfig):
     """Numbers a row of the sweep: 4 without ring, 5, or 6."""
     sensor: SensorName = "nuscenes"
     """The lidar's rows and columns."""
+    sensor_file: Path | None = None
+    """The lidar's own calibration in place of --sensor: Ouster metadata (.json), Velodyne (.xml, .yaml) or Hesai (.csv)."""
+    sensor_columns: int | None = None
+    """Firings around the circle, for a --sensor-file that does not say: all but Ouster's."""
     rows: Literal["angle", "ring"] = "angle"
     """Put a point into the row nearest in elevation, or into the one that its ring names."""
     box: str
@@ -53,6 +57,7 @@ class SceneConfig(CompositeConfig):
     def check(self) -> None:
         super().check()
         check_sweep_settings(self.sweep_columns, self.rows)
+        check_sensor_settings(self.sensor, self.sensor_file, self.sensor_columns)
         parse_numbers(self.box)
 
 
@@ -62,6 +67,16 @@ def check_sweep_settings(columns: int, rows: str) -> None:
         raise InputError(f"--sweep-columns {columns}: must be 4, 5 or 6")
     if rows == "ring" and columns < 5:
         raise InputError(f"--rows ring: rows of {columns} numbers have no ring; leave it out")
+
+
+def check_sensor_settings(sensor: SensorName, file: Path | None, columns: int | None) -> None:
+    """Raise InputError for settings of a lidar that contradict each other."""
+    if file is None and columns is not None:
+        raise InputError(f"--sensor-columns {columns}: belongs to --sensor-file; give both, or neither")
+    if file is not None and sensor != "nuscenes":
+        raise InputError(f"--sensor {sensor}: --sensor-file says it already; leave one of them out")
+    if columns is not None and columns < 8:
+        raise InputError(f"--sensor-columns {columns}: must be at least 8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +146,10 @@ class ViewConfig:
     """Numbers a row of the sweep: 4 without ring, 5, or 6."""
     sensor: SensorName = "nuscenes"
     """The lidar's rows and columns."""
+    sensor_file: Path | None = None
+    """The lidar's own calibration in place of --sensor: Ouster metadata (.json), Velodyne (.xml, .yaml) or Hesai (.csv)."""
+    sensor_columns: int | None = None
+    """Firings around the circle, for a --sensor-file that does not say: all but Ouster's."""
     out: Path = Path("out/view")
     """Folder for panel.png and run.json."""
     json: bool = False
@@ -138,6 +157,7 @@ class ViewConfig:
 
     def check(self) -> None:
         check_sweep_settings(self.sweep_columns, "angle")
+        check_sensor_settings(self.sensor, self.sensor_file, self.sensor_columns)
         if self.box is not None:
             parse_numbers(self.box)
 

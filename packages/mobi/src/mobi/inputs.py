@@ -13,7 +13,17 @@ from graft_common.errors import InputError
 from graft_common.files import parsing, read_bytes, typed
 from graft_common.picture import Picture
 from graft_common.pixels import picture_from_array, read_picture
-from graft_common.rangeview import HDL_64E, NUSCENES, OS1_128, PANDAR64, Camera, Sensor
+from graft_common.rangeview import (
+    HDL_64E,
+    NUSCENES,
+    OS1_128,
+    PANDAR64,
+    Camera,
+    Sensor,
+    read_hesai,
+    read_ouster,
+    read_velodyne,
+)
 from graft_common.rangeview.project import Rows
 from mobi.colour import to_rgb
 from mobi.nuscenes_tables import read_sweep
@@ -22,9 +32,34 @@ from mobi.records import Scene
 SENSORS = {"nuscenes": NUSCENES, "hdl-64e": HDL_64E, "os1-128": OS1_128, "pandar64": PANDAR64}
 GREY = 128  # what shows through transparent parts of a reference
 
+ANGLES_ONLY = {".xml": read_velodyne, ".yaml": read_velodyne, ".yml": read_velodyne, ".csv": read_hesai}
+
 ImageSource = str | Path | Shaped[np.ndarray, "..."]
 SweepSource = str | Path | Float[np.ndarray, "N C"]
 CalibSource = str | Path | Mapping[str, Any]
+
+
+def pick_sensor(name: str, file: Path | None = None, columns: int | None = None) -> Sensor:
+    """The lidar that --sensor, --sensor-file and --sensor-columns stand for.
+
+    Raises:
+        InputError: the file has another ending, is not the calibration that its ending promises, or does not say how many
+            columns there are where `columns` does not either.
+    """
+    if file is None:
+        return SENSORS[name]
+    where = f"--sensor-file {typed(file)}"
+    kind = file.suffix.lower()
+    if kind == ".json":
+        try:
+            return read_ouster(file, columns)
+        except InputError as why:  # the reader speaks to Python callers
+            raise InputError(str(why).replace("pass columns=1024", "give --sensor-columns 1024")) from None
+    if kind not in ANGLES_ONLY:
+        raise InputError(f"{where}: must end in .json (Ouster), .xml or .yaml (Velodyne) or .csv (Hesai)")
+    if columns is None:
+        raise InputError(f"{where}: does not say how many firings there are around the circle; give --sensor-columns")
+    return ANGLES_ONLY[kind](file, columns)
 
 
 def read_scene(

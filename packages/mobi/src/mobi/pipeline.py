@@ -26,7 +26,7 @@ from mobi.config import (
     SceneConfig,
     SensorName,
 )
-from mobi.inputs import SENSORS, CalibSource, ImageSource, SweepSource, read_reference, read_scene
+from mobi.inputs import SENSORS, CalibSource, ImageSource, SweepSource, pick_sensor, read_reference, read_scene
 from mobi.judge import judge
 from mobi.panels import views_panel
 from mobi.place import check_box, crops, place
@@ -146,12 +146,30 @@ class _Network:
         return self.paint(crops, seeds)
 
 
+def loaded_painter(config: CompositeConfig, sensor: Sensor, record: Run, quiet: bool) -> Painter:
+    """`load_painter` as a stage of the run, noted in its record.
+
+    Raises:
+        InputError: `load_painter`'s; the sensor's rows do not divide the side of the network's crops.
+    """
+    with record.stage("load"):
+        painter = load_painter(config, quiet)
+    record.weights = painter.weights
+    if painter.size % sensor.rows:
+        raise InputError(
+            f"--weights {config.weights}: work on crops of {painter.size} px, which the {sensor.rows} rows of sensor "
+            f"{sensor.name} do not divide; give larger weights, or a sensor with fewer rows (32, 64, 128)"
+        )
+    return painter
+
+
 def edit_scene(
-    task: str, placed: Sequence[Placed], references: Sequence[Reference], seeds: Sequence[int], painter: Painter,
-    config: CompositeConfig, record: Run | None = None,
+    task: str | Sequence[str], placed: Sequence[Placed], references: Sequence[Reference], seeds: Sequence[int],
+    painter: Painter, config: CompositeConfig, record: Run | None = None,
 ) -> list[Edit]:  # fmt: skip
-    """Boxes in one batch through the network, each put back into its own scene."""
+    """Boxes in one batch through the network, each put back into its own scene; `task` is that of all, or one for each."""
     record = record or Run([], config)
+    tasks = [task] * len(placed) if isinstance(task, str) else task
     with record.stage("place"):
         batch = crops(placed, references)
     with record.stage("paint"):
@@ -159,7 +177,7 @@ def edit_scene(
     with record.stage("composite"):
         return [
             finish(task, p, camera, lidar, seed, config)
-            for p, camera, lidar, seed in zip(placed, painted.camera, painted.lidar, seeds, strict=True)
+            for task, p, camera, lidar, seed in zip(tasks, placed, painted.camera, painted.lidar, seeds, strict=True)
         ]
 
 
@@ -194,13 +212,14 @@ def _read(
     """Everything that can be wrong with the input is said here, before the network is loaded."""
     with record.stage("read"):
         scene = read_scene(
-            config.image, config.sweep, config.calib, sensor=SENSORS[config.sensor], columns=config.sweep_columns,
-            rows=config.rows,
+            config.image, config.sweep, config.calib, columns=config.sweep_columns, rows=config.rows,
+            sensor=pick_sensor(config.sensor, config.sensor_file, config.sensor_columns),
         )  # fmt: skip
         box = to_box(parse_numbers(config.box))
         check_box(scene, box, f"--box {config.box}")
         picture = None if reference is None else read_reference(reference)
-        for role, path in (("image", config.image), ("sweep", config.sweep), ("calib", config.calib), ("reference", reference)):
+        files = {"image": config.image, "sweep": config.sweep, "calib": config.calib, "sensor": config.sensor_file}
+        for role, path in {**files, "reference": reference}.items():
             if path is not None:
                 record.read(role, path)
     return scene, box, picture
@@ -211,9 +230,7 @@ def _run(task: str, config: SceneConfig, reference: Path | None, out: Path, comm
     out = checked_out(out)
     record = Run(command, config, "graft-mobi")
     scene, box, picture = _read(config, reference, record)
-    with record.stage("load"):
-        painter = load_painter(config, quiet=config.json)
-    record.weights = painter.weights
+    painter = loaded_painter(config, scene.sensor, record, config.json)
     placed = place(scene, box, painter.size, f"--box {config.box}")
     edit = edit_scene(task, [placed], [picture], [config.seed], painter, config, record)[0]
     with record.stage("write"):
@@ -241,9 +258,7 @@ def run_rotate(config: RotateConfig, command: list[str]) -> dict[str, Any]:
     turned = [box.turned(np.radians(angle)) for angle in angles]
     for angle, one in zip(angles, turned, strict=True):
         check_box(scene, one, f"--box {config.box} turned by {angle} degrees")
-    with record.stage("load"):
-        painter = load_painter(config, quiet=config.json)
-    record.weights = painter.weights
+    painter = loaded_painter(config, scene.sensor, record, config.json)
     note = stamp("mobi", config.seed, record.weights, record.digests)
     edits: list[Edit] = []
     for first in range(0, len(angles), config.batch_size):

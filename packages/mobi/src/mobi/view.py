@@ -13,7 +13,7 @@ from graft_common.provenance import stamp
 from graft_common.raster import write_png
 from mobi.box_text import parse_numbers, to_box
 from mobi.config import ViewConfig
-from mobi.inputs import SENSORS, read_scene
+from mobi.inputs import pick_sensor, read_scene
 from mobi.panels import pair_panel, scene_panel
 
 
@@ -26,10 +26,12 @@ def run_view(config: ViewConfig, command: list[str]) -> dict[str, Any]:
     config.check()
     out = checked_out(config.out)
     record = Run(command, config, "graft-mobi")
-    sensor = SENSORS[config.sensor]
+    sensor = pick_sensor(config.sensor, config.sensor_file, config.sensor_columns)
     scene = read_scene(config.image, config.sweep, config.calib, sensor=sensor, columns=config.sweep_columns)
-    for role, path in (("image", config.image), ("sweep", config.sweep), ("calib", config.calib)):
-        record.read(role, path)
+    files = {"image": config.image, "sweep": config.sweep, "calib": config.calib, "sensor": config.sensor_file}
+    for role, path in files.items():
+        if path is not None:
+            record.read(role, path)
     box = None if config.box is None else to_box(parse_numbers(config.box))
     if config.edit is None:
         picture = scene_panel(scene, box, "scene")
@@ -44,7 +46,7 @@ def run_view(config: ViewConfig, command: list[str]) -> dict[str, Any]:
         replaced = np.zeros((sensor.rows, sensor.columns), bool)
         rows, columns = np.array(said["replaced_pixels"], int).reshape(-1, 2).T
         if len(rows) and (min(rows.min(), columns.min()) < 0 or rows.max() >= sensor.rows or columns.max() >= sensor.columns):
-            raise InputError(f"{typed(config.edit)}: replaced pixels lie outside --sensor {config.sensor}; give its sensor")
+            raise InputError(f"{typed(config.edit)}: replaced pixels lie outside sensor {sensor.name}; give its own")
         replaced[rows, columns] = True
         picture = pair_panel(scene, box, after.rgb, after.points, int(said["n_new"]), replaced, f"{said['task']} (synthetic)")
     write_png(out / "panel.png", picture, stamp("mobi", 0, {}, record.digests))
