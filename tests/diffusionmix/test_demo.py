@@ -31,9 +31,10 @@ def test_demo(random_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     height, width, _ = pixels("panel").shape
     assert width > 900 and height > 600
-    photo, other = pixels("photo_blob"), pixels("photo_crack")
-    both = (pixels("photo_blob_mask") == 0) & (pixels("photo_crack_mask") == 0)
-    assert photo.shape == (192, 192, 3) and np.array_equal(photo[both], other[both]) and np.ptp(photo[both]) > 50
+    for name, _ in demo.PHOTOGRAPHS:
+        photo, inside = pixels(f"photo_{name}"), pixels(f"photo_{name}_mask") > 0
+        assert photo.shape == (192, 192, 3) and inside.any() and np.ptp(photo[~inside]) > 50
+    assert len({pixels(f"photo_{name}").tobytes() for name, _ in demo.PHOTOGRAPHS}) == 4
     with pytest.raises(InputError, match="--seed -1"):
         demo.run_demo(DemoConfig(seed=-1), [])
 

@@ -101,6 +101,17 @@ def test_crops_of_any_size_and_number():
     assert judge(smooth[:0]).shape == (0,)
 
 
+def test_a_mirrored_crop_shows_the_mirrored_angle():
+    """Whatever the weights: a car that heads to the left of the ray heads to its right in the mirror."""
+    torch.manual_seed(1)
+    judge = YawJudge(YawNet())
+    with torch.no_grad():
+        judge.network.head[-1].bias.normal_(0, 3)  # one class far ahead, so that no two tie
+    crops = torch.rand(6, 3, 96, 96) * 2 - 1
+    angles = judge(crops)
+    assert np.abs(wrap(judge(crops.flip(3)) + angles)).max() < 1e-4 and np.abs(np.sin(angles)).max() > 0.1
+
+
 def test_missing_weights_are_named(tmp_path):
     with pytest.raises(InputError, match=r"yaw\.safetensors"):
         load_yaw(tmp_path)

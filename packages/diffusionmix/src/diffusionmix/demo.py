@@ -1,4 +1,4 @@
-"""`graft-diffusionmix demo`: merged pictures of both shipped worlds beside hard pastes, and a photograph, offline."""
+"""`graft-diffusionmix demo`: merged pictures of both shipped worlds beside hard pastes, and photographs, offline."""
 
 from dataclasses import replace
 from typing import Any
@@ -26,12 +26,13 @@ FIRST = 10_000_201  # held-out seeds; what the demo draws moves on with --seed
 WORLDS: tuple[tuple[str, World], ...] = (("tiny-texture", "texture"), ("tiny-scene", "scene"))
 STEPS = 25  # DDIM states; the climb of tau 10 is one state of these
 PICTURES = 4  # of each world
+PHOTOGRAPHS = (("brick", "blob"), ("gravel", "hole"), ("grass", "crack"), ("coins", "blob"))  # of scikit-image, and what is put in
 TRUTHS = 12  # true pictures of a class that harmony and contrast are measured against
 Shown = list[tuple[str, Picture]]
 
 
 def run_demo(config: DemoConfig, command: list[str]) -> dict[str, Any]:
-    """Four merged pictures of each world beside the same seeds pasted, and two defects on a photograph of brick; writes panel.png,
+    """Four merged pictures of each world beside the same seeds pasted, and defects on photographs; writes panel.png,
     metrics.json, run.json and the pictures.
     """
     config.check()
@@ -49,8 +50,8 @@ def run_demo(config: DemoConfig, command: list[str]) -> dict[str, Any]:
             with run.stage(world):
                 rows += _world(mix, world, settings, config.seed, files, scores)
             if world == "texture":
-                with run.stage("photograph"):
-                    rows.append(_photograph(mix, settings, config.seed, files))
+                with run.stage("photographs"):
+                    rows += _photographs(mix, settings, config.seed, files)
             advance(1)
     note = stamp("diffusionmix", config.seed, run.weights, {})
     with run.stage("write"):
@@ -95,18 +96,19 @@ def _world(
     return rows
 
 
-def _photograph(mix: Mix, settings: MergeConfig, seed: int, files: dict[str, np.ndarray]) -> Shown:
-    """The same object model painting into a real photograph, whose pixels outside the mask stay."""
+def _photographs(mix: Mix, settings: MergeConfig, seed: int, files: dict[str, np.ndarray]) -> list[Shown]:
+    """The same object model painting into real photographs, whose pixels outside the mask stay."""
     from skimage import data
 
-    grey = data.brick()
-    photo = np.repeat(cut(np.repeat(grey[..., None], 3, 2), np.zeros(grey.shape, bool), Box(0, 0, 384, 384), 192)[0][..., :1], 3, 2)
-    shown: Shown = [("photograph", photo)]
-    for k, label in enumerate(("blob", "crack")):
+    shown: Shown = []
+    for k, (name, label) in enumerate(PHOTOGRAPHS):
+        colour = np.repeat(getattr(data, name)()[..., None], 3, 2)
+        side = min(384, *colour.shape[:2])
+        photo = cut(colour, np.zeros(colour.shape[:2], bool), Box(0, 0, side, side), 192)[0]
         number = mix.classes.index(label) if label in mix.classes else None
         item: Merged = merge(
             mix, [Box(50, 44, 96, 96)], [FIRST + seed + 50 + k], settings, None if number is None else [number], photo
         )[0]
-        files |= {f"photo_{label}": item.image, f"photo_{label}_mask": mask_image(item.mask)}
-        shown += [(f"{label} merged in", item.image), ("its mask", overlay(item.image, item.mask, item.box))]
-    return shown
+        files |= {f"photo_{name}": item.image, f"photo_{name}_mask": mask_image(item.mask)}
+        shown += [(f"{name}, {label}", item.image), ("its mask", overlay(item.image, item.mask, item.box))]
+    return [shown[i : i + 6] for i in range(0, len(shown), 6)]

@@ -101,10 +101,16 @@ def angle_of(scores: Float[Tensor, "B 36"]) -> Float64[np.ndarray, " B"]:
 
 
 class YawJudge:
-    """The trained network; call it with crops."""
+    """The trained network, asked about each crop and its mirror image; call it with crops."""
 
     def __init__(self, network: YawNet) -> None:
         self.network = network.eval().requires_grad_(False)
+
+    def scores(self, crops: Float[Tensor, "B 3 96 96"]) -> Float[Tensor, "B 36"]:
+        """Mean log shares of the classes: in the mirror, class k is what class -k is."""
+        mirrored = -torch.arange(BINS, device=crops.device) % BINS
+        plain, other = (self.network(x.contiguous()).log_softmax(1) for x in (crops, crops.flip(3)))
+        return (plain + other[:, mirrored]) / 2
 
     @torch.no_grad()
     def __call__(self, crops: Float[Tensor, "B 3 D D"], batch: int = 64) -> Float64[np.ndarray, " B"]:
@@ -113,7 +119,7 @@ class YawJudge:
         Args:
             crops: in [-1, 1], any D: the window around the box that `mobi.place` chooses (the hole fills a fifth of it).
         """
-        found = [angle_of(self.network(shrink(part).contiguous())) for part in crops.float().split(batch)]
+        found = [angle_of(self.scores(shrink(part))) for part in crops.float().split(batch)]
         return np.concatenate(found) if found else np.zeros(0)
 
 
