@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from bench_attention import SITES, Inputs, backward_cases, forward_cases, make_inputs
-from gpu_merging import merging_part
 from graft_common import attention
 from timer import Timing, measure, note, report
 
@@ -105,6 +104,13 @@ def attention_times(name: str, size: tuple[int, int, int, int]) -> Results:
     forward = report(timings, "plain sdpa")
     backward = report(timed(backward_cases(make_inputs(size, "cuda", dtype, grad=True))), "plain sdpa + backward")
     return forward + backward + refused
+
+
+def merging_part(stop: float) -> Results:
+    """Pictures per second of diffusionmix, whose package must be there."""
+    from gpu_merging import merging_part as part
+
+    return part(stop)
 
 
 PARTS: dict[str, Callable[[float], Results]] = {"attention": attention_part, "merging": merging_part}

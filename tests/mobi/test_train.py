@@ -438,7 +438,6 @@ def test_held_out_scenes_are_whole(step: tuple[Any, Any, Any], place: Place) -> 
         ({"drop": 0.4}, "--drop 0.4: must be from 0 to 1/3"),
         ({"hidden": 0}, "--hidden 0"),
         ({"reference_views": 0}, "--reference-views 0"),
-        ({"range_vae": Path("none.safetensors")}, "--range-vae none.safetensors: no such file; make it with"),
     ],
 )
 def test_bad_flags(changes: dict[str, Any], says: str) -> None:
@@ -455,6 +454,7 @@ def test_bad_inputs(place: Place, ranged: Path, tmp_path: Path) -> None:
         place.range_vae(out, kl=float("nan")).check()
     cases: list[tuple[dict[str, Any], str]] = [
         ({"range_vae": place.base / "joint.safetensors"}, "--range-vae .*was not written by train-range-vae"),
+        ({"range_vae": tmp_path / "none.safetensors"}, "--range-vae .*none.safetensors: no such file; make it with"),
         ({"range_vae": place.prepared / "objects.csv"}, "objects.csv: cannot be read as safetensors"),
         ({"prepared": tmp_path / "none"}, "none: no such folder; give one that `graft-mobi prepare` wrote"),
         ({"classes": "car,tram"}, "--classes car,tram: no tram can be trained on; the table has car"),
@@ -469,8 +469,8 @@ def test_bad_inputs(place: Place, ranged: Path, tmp_path: Path) -> None:
         run_train(place.joint(out, tmp_path / "small.safetensors"), [])
     base = Path(shutil.copytree(place.base, tmp_path / "base"))
     schedule = base / "scheduler/scheduler_config.json"
-    schedule.write_text(json.dumps(json.loads(schedule.read_text()) | {"prediction_type": "v_prediction"}))
-    with pytest.raises(InputError, match=r"--base .*predicts v_prediction"):
+    schedule.write_text(json.dumps(json.loads(schedule.read_text()) | {"prediction_type": "sample"}))
+    with pytest.raises(InputError, match=r"--base .*predicts sample; give one that predicts epsilon or v_prediction"):
         run_train_range_vae(place.range_vae(out, base=str(base)), [])
     assert not out.exists()
 

@@ -158,5 +158,3 @@ class TrainConfig(TrainSettings):
         for flag, count in (("--hidden", self.hidden), ("--reference-views", self.reference_views)):
             if count < 1:
                 raise InputError(f"{flag} {count}: must be 1 or more")
-        if not self.range_vae.is_file():
-            raise InputError(f"--range-vae {self.range_vae}: no such file; make it with `graft-mobi train-range-vae`")

@@ -76,7 +76,9 @@ def run_train(config: TrainConfig, command: list[str], say: Say | None = None) -
 
 
 def read_middle_norm(range_vae: Path) -> bool:
-    """What the range autoencoder's header says. Raises InputError where the file is damaged or another."""
+    """What the range autoencoder's header says. Raises InputError where the file is missing, damaged or another."""
+    if not range_vae.is_file():
+        raise InputError(f"--range-vae {typed(range_vae)}: no such file; make it with `graft-mobi train-range-vae`")
     found = read_config(range_vae).get("middle_norm")
     if type(found) is not bool:
         raise InputError(f"--range-vae {typed(range_vae)}: was not written by train-range-vae; give its range_vae.safetensors")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import nn
 from graft_common.console import Run, checked_out, progress, write_json
 from graft_common.errors import InputError
 from graft_common.files import parsing, read_bytes, typed
+from graft_common.noising import Prediction
 from graft_common.provenance import folder_digest
 from graft_common.training import FitConfig, Fitted, Loss, fit
 from mobi.bundle import FILES, JOINT, RANGE, Base, load_base
@@ -73,9 +75,8 @@ def open_training(config: TrainSettings, command: list[str], say: Say | None) ->
     device = torch.device("cuda" if gpu and config.device != "cpu" else "cpu")
     with run.stage("load"), naming_base():
         base = load_base(config.base, device.type)
-    if base.schedule.get("prediction_type", "epsilon") != "epsilon":
-        kind = base.schedule["prediction_type"]
-        raise InputError(f"--base {config.base}: predicts {kind}; give a base that predicts the noise (epsilon)")
+    if (kind := base.schedule.get("prediction_type", "epsilon")) not in get_args(Prediction):
+        raise InputError(f"--base {config.base}: predicts {kind}; give one that predicts {' or '.join(get_args(Prediction))}")
     only = tuple(file for file in FILES if file not in (JOINT, RANGE))
     run.weights = {"name": base.name, "sha256": folder_digest(base.folder, only=only)}
     size = crop_size(config, base)
