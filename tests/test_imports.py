@@ -23,7 +23,8 @@ OPTIONAL = {"xformers": "xformers", "gdcm": "python-gdcm"}
 
 # Core parts from the ground up; a part may import its own level and those below. `dicom_*` belongs to dicom, and so on.
 LEVELS = [
-    {"__init__", "errors", "files", "settings", "device", "findings", "markdown", "panel", "picture", "resample", "raster"},
+    {"__init__", "errors", "files", "settings", "device", "findings", "markdown", "panel", "picture", "resample", "raster",
+     "noising", "resume"},
     {"rng", "checkpoint", "provenance", "console"},
     {"dicom", "nifti", "bundle", "attention", "rangeview"},
     {"pixels"},  # the door to all file formats; what the formats share is picture, resample and raster

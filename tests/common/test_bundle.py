@@ -147,11 +147,12 @@ def test_look_up_order(folder, tmp_path, monkeypatch):
     shelf = tmp_path / "shelf"
     monkeypatch.setattr(bundle, "shipped", lambda: {"toy": shelf / "toy", "tiny-sd": shelf / "tiny-sd"})
     fetched = []
-    monkeypatch.setattr(bundle, "_fetch", lambda hub_id: fetched.append(hub_id) or tmp_path)
+    monkeypatch.setattr(bundle, "_fetch", lambda hub_id, files: fetched.append((hub_id, files)) or tmp_path)
     monkeypatch.chdir(folder.parent)
     assert bundle.find("toy") == ("toy", shelf / "toy")  # though a folder of that name is here
     assert bundle.find("./toy")[1].resolve() == folder and bundle.find(str(folder)) == ("toy", folder)
-    assert bundle.find("some/model") == ("some/model", tmp_path) and fetched == ["some/model"]
+    assert bundle.find("some/model") == ("some/model", tmp_path) and fetched == [("some/model", bundle.FILES)]
+    assert bundle.find("some/model", ("x/*",))[1] == tmp_path and fetched[1:] == [("some/model", ("x/*",))]
     for bad in ("tiny-sdd", "", "/no/such/folder", "./no/such", "~/no/such"):
         with pytest.raises(InputError) as why:
             bundle.find(bad)
@@ -159,7 +160,7 @@ def test_look_up_order(folder, tmp_path, monkeypatch):
     for bad in ("tiny-sdd", "/no/such/folder"):
         with pytest.raises(InputError, match="toy, tiny-sd"):
             bundle.find(bad)
-    assert fetched == ["some/model"]
+    assert len(fetched) == 2
     with pytest.raises(InputError, match=r"model_index\.json"):
         bundle.find(str(tmp_path))
 

@@ -71,7 +71,7 @@ def test_lora_on_a_hub_base_counts_what_is_read_of_the_snapshot(trained, tmp_pat
     shutil.copytree(trained / "bundle", mine)
     mark = json.loads((mine / "didgen.json").read_text())
     (mine / "didgen.json").write_text(json.dumps(mark | {"base": "someone/base"}))
-    monkeypatch.setattr(bundles, "_fetch", lambda hub_id: snapshot)
+    monkeypatch.setattr(bundles, "_fetch", lambda hub_id, files: snapshot)
     (snapshot / "safety_checker").mkdir()
     (snapshot / "safety_checker" / "config.json").write_text("{}")
     file = snapshot / "unet" / "diffusion_pytorch_model.safetensors"

@@ -254,7 +254,7 @@ def test_resumed_to_the_same_bytes(
     assert len(painter.calls) == total  # stopped in the last of three samples: the first two were not painted again
     assert run(tree, manifest, tmp_path / "whole", "--resume") == 0 and files(tmp_path / "whole") == whole
     assert run(tree, manifest, tmp_path / "whole", "--resume", "--seed", "1") == 2
-    assert "was begun with another" in capsys.readouterr().err
+    assert "was begun with other data, manifests, weights or settings" in capsys.readouterr().err
 
 
 def test_a_data_set_half_moved_into_place_is_made_again(
@@ -308,7 +308,8 @@ def test_a_batch_on_a_batch(
     other.write_bytes(swapped[0])
     reference.write_bytes(swapped[1])
     capsys.readouterr()
-    assert run(own, first, tmp_path / "one", "--resume") == 2 and "was begun with another" in capsys.readouterr().err
+    assert run(own, first, tmp_path / "one", "--resume") == 2
+    assert "was begun with other data, manifests, weights or settings" in capsys.readouterr().err
 
 
 def test_files_in_the_way_of_the_records(tables: Tables) -> None:

@@ -156,13 +156,20 @@ def test_damaged_folders_are_refused(copied: Path, name: str) -> None:
     assert "\n" not in str(error.value) and str(copied) in str(error.value)
 
 
-def test_unknown_names_are_refused() -> None:
-    from mobi.bundle import find
+def test_unknown_names_are_refused_and_a_hub_id_is_fetched_in_this_layout(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from graft_common import bundle as bundles
+    from mobi.bundle import FILES, load_base
 
     with pytest.raises(InputError, match=r"--weights no-such: no such bundle"):
-        find("no-such")
+        load_base("no-such")
     with pytest.raises(InputError, match=r"--weights \./no/such: no such bundle"):
-        find("./no/such")
+        load_base("./no/such")
+    asked: list[tuple[str, Any]] = []
+    monkeypatch.setattr(bundles, "_fetch", lambda hub_id, files: asked.append((hub_id, files)) or folder)
+    assert load_base("owner/model").name == "owner/model" and asked == [("owner/model", FILES)]
+    assert "image_encoder/config.json" in FILES
 
 
 def test_new_model_depends_on_its_seed_alone_and_leaves_the_global_generator(folder: Path) -> None:

@@ -5,6 +5,7 @@ must contain `/` and is fetched only because it was named). Nothing asks whether
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -102,8 +103,11 @@ def shipped() -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def find(weights: str) -> tuple[str, Path]:
+def find(weights: str, files: Sequence[str] = FILES) -> tuple[str, Path]:
     """(name, folder) of a bundle.
+
+    Args:
+        files: patterns of what is fetched of a hub id: what the bundle's layout needs.
 
     Raises:
         InputError: neither a shipped name, nor a folder with a model_index.json, nor a hub id that can be fetched.
@@ -117,17 +121,17 @@ def find(weights: str) -> tuple[str, Path]:
             raise InputError(f"--weights {weights}: the folder has no {INDEX}; give a folder that diffusers can load")
         return folder.resolve().name, folder
     if "/" in weights and not folder.exists() and not weights.startswith((".", "/", "~")):
-        return weights, _fetch(weights)
+        return weights, _fetch(weights, files)
     raise InputError(
         f"--weights {weights}: no such bundle; give a folder, a hub id with a '/', or one of the shipped: {', '.join(names)}"
     )
 
 
-def _fetch(hub_id: str) -> Path:
+def _fetch(hub_id: str, files: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(FILES)))
+        return Path(snapshot_download(hub_id, allow_patterns=list(files)))
     except Exception as why:  # the hub client raises many kinds: offline, gated, misspelt
         reason = (str(why).strip().splitlines() or [type(why).__name__])[0]
         raise InputError(

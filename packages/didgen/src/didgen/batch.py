@@ -27,6 +27,7 @@ from graft_common.files import atomic_path, read_bytes, typed
 from graft_common.panel import panel
 from graft_common.provenance import public_config, stamp
 from graft_common.raster import write_png
+from graft_common.resume import begun, check_same, settings_digest
 
 PLAN, META = "pairs.json", "meta.jsonl"
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
@@ -169,20 +170,11 @@ def plan(
         settings.pop(free)
     settings["weights"] = weights
     settings["jobs"] = [[j.name, j.prompt, hashlib.sha256(np.packbits(j.mask).tobytes()).hexdigest()] for j in jobs]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    size = config.batch_size
-    if path.exists():
-        if not config.resume:
-            raise InputError(f"--out {typed(config.out)}: holds pairs already; pass --resume to go on or choose another")
-        try:
-            stored = json.loads(read_bytes(path))
-            size, begun = int(stored["batch_size"]), stored["settings"]
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{typed(path)}: is damaged; choose another --out") from None
-        if begun != digest:
-            raise InputError(
-                f"--out {typed(config.out)}: was begun with other layouts, weights or settings; repeat them or choose another"
-            )
+    digest, where = settings_digest(settings), f"--out {typed(config.out)}"
+    stored, size = begun(path, config.resume, where, "pairs"), config.batch_size
+    if stored is not None:
+        check_same(stored, digest, where, "layouts, weights or settings")
+        size = stored["batch_size"]
     else:
         (out / META).unlink(missing_ok=True)  # rows without a plan belong to nothing known
         write_json(path, {"batch_size": size, "settings": digest})

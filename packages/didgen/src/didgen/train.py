@@ -38,6 +38,7 @@ from graft_common.files import read_bytes, sha256, typed
 from graft_common.hooks import CrossColumns, Where, record
 from graft_common.noising import noised, target
 from graft_common.pixels import resize, resize_mask
+from graft_common.resume import check_same_run
 from graft_common.training import LAST, FitConfig, fit, trim_log
 
 CACHE, NOTE, STEPS = "latents.safetensors", "train.json", "steps.jsonl"
@@ -109,14 +110,8 @@ def same_run(config: TrainConfig, run: Run, out: Path) -> dict[str, str]:
     free = ("out", "resume", "json", "device", "manifest", "weights")
     wanted = {k: str(v) for k, v in vars(config).items() if k not in free}
     wanted |= {"manifest": run.digests["manifest"] + run.digests["pictures"], "weights": run.weights["sha256"]}
-    note = out / NOTE
-    if (out / LAST).exists() and note.exists():
-        stored = json.loads(note.read_text(encoding="utf-8"))
-        if changed := sorted(k for k in wanted if stored.get(k) != wanted[k]):
-            raise InputError(
-                f"--out {typed(config.out)}: was begun with another --{changed[0].replace('_', '-')} "
-                f"({stored.get(changed[0])}); repeat it or choose another folder"
-            )
+    if (out / LAST).exists() and (out / NOTE).exists():
+        check_same_run(wanted, out / NOTE, f"--out {typed(config.out)}")
     return wanted
 
 

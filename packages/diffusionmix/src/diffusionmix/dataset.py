@@ -4,7 +4,6 @@ Pictures are drawn in fixed groups. What is empty or too near to a training pict
 group. An interrupted group is drawn again whole: every picture meets the batch, and so the last bits, that it would have met.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from graft_common.files import atomic_path, read_bytes, sha256, typed, write_byt
 from graft_common.panel import panel
 from graft_common.provenance import public_config, stamp
 from graft_common.raster import write_png
+from graft_common.resume import begun, check_same, settings_digest
 
 PLAN, ITEMS = "dataset.json", "items.jsonl"
 COCO, YOLO, YOLO_LIST = "annotations.json", "yolo.yaml", "yolo.txt"
@@ -180,28 +180,19 @@ def plan(config: DatasetConfig, jobs: Sequence[Job], run: Run, bank: Bank | None
     Raises:
         InputError: a data set is there already and --resume was not given, or it was begun with other settings.
     """
-    path, size = out / PLAN, config.batch_size
     settings = public_config(asdict(config))
     for free in ("resume", "json", "out", "batch_size"):
         settings.pop(free)
     settings |= {"weights": run.weights, "against": None if bank is None else bank.digest, "inputs": run.digests}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    if path.exists():
-        if not config.resume:
-            raise InputError(f"--out {typed(config.out)}: holds a data set already; pass --resume to go on or choose another")
-        try:
-            stored = json.loads(read_bytes(path))
-            size, begun = int(stored["batch_size"]), stored["settings"]
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{typed(path)}: is damaged; choose another --out") from None
-        if begun != digest:
-            raise InputError(
-                f"--out {typed(config.out)}: was begun with other weights or settings; repeat them or choose another"
-            )
+    digest, where = settings_digest(settings), f"--out {typed(config.out)}"
+    stored, size = begun(out / PLAN, config.resume, where, "a data set"), config.batch_size
+    if stored is not None:
+        check_same(stored, digest, where, "weights or settings")
+        size = stored["batch_size"]
+    elif out.is_dir() and (out / config.category).exists():
+        raise InputError(f"{where}: holds {config.category} already; choose another")
     else:
-        if out.is_dir() and (out / config.category).exists():
-            raise InputError(f"--out {typed(config.out)}: holds {config.category} already; choose another")
-        write_json(path, {"schema": 1, "batch_size": size, "settings": digest})
+        write_json(out / PLAN, {"schema": 1, "batch_size": size, "settings": digest})
     kinds = ([job for job in jobs if not job.good], [job for job in jobs if job.good])
     return [kind[i : i + size] for kind in kinds for i in range(0, len(kind), size)]
 

@@ -28,6 +28,7 @@ from graft_common.errors import InputError
 from graft_common.files import read_bytes, typed
 from graft_common.noising import noised
 from graft_common.provenance import folder_digest
+from graft_common.resume import check_same_run
 from graft_common.training import LAST, FitConfig, Fitted, fit, trim_log
 
 NOTE, STEPS, MODEL = "train.json", "steps.jsonl", "model"
@@ -157,13 +158,8 @@ def same_run(config: TrainSettings, run: Run, out: Path) -> dict[str, str]:
     free = ("out", "resume", "json", "device", "compile", "folder", "start")
     wanted = {k: str(v) for k, v in vars(config).items() if k not in free}
     wanted |= {"pictures": run.digests["pictures"], "classes": run.digests["prepared"], "start": run.weights.get("sha256", "")}
-    note = out / NOTE
-    if (out / LAST).exists() and note.exists():
-        stored = json.loads(read_bytes(note))
-        if changed := sorted(k for k in wanted if stored.get(k) != wanted[k]):
-            what = changed[0].replace("_", "-")
-            was = "" if changed[0] in ("pictures", "classes", "start") else f" ({stored.get(changed[0])})"
-            raise InputError(f"--out {typed(out)}: was begun with another --{what}{was}; repeat it or choose another folder")
+    if (out / LAST).exists() and (out / NOTE).exists():
+        check_same_run(wanted, out / NOTE, f"--out {typed(out)}")
     return wanted
 
 

@@ -24,6 +24,7 @@ from graft_common.pixels import read_picture
 from graft_common.provenance import public_config, stamp
 from graft_common.rangeview import NUSCENES
 from graft_common.raster import write_png
+from graft_common.resume import begun, check_same, settings_digest
 from mobi import pipeline
 from mobi.batch_files import (
     EDITS,
@@ -148,22 +149,14 @@ def begin(config: BatchConfig, tables: Tables, units: Sequence[Unit], record: Ru
         "tables": {table: hashlib.sha256(text).hexdigest() for table, text in tables.text.items()},
         "references": [sha256(path) for path in sorted(path for path in paths if path is not None)],
     }  # fmt: skip
-    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-    if not path.exists():
-        if out.is_dir() and any(out.iterdir()):
-            raise InputError(f"{name}: is not empty; choose a new folder")
-        write_json(path, {"batch_size": config.batch_size, "settings": digest})
-        return config.batch_size
-    if not config.resume:
-        raise InputError(f"{name}: holds a batch already; pass --resume to go on or choose another")
-    try:
-        stored = json.loads(read_bytes(path))
-        size, begun = int(stored["batch_size"]), stored["settings"]
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{typed(path)}: is damaged; choose another --out") from None
-    if begun != digest:
-        raise InputError(f"{name}: was begun with another data set, manifest, weights or settings; repeat them or choose another")
-    return size
+    digest, stored = settings_digest(kept), begun(path, config.resume, name, "a batch")
+    if stored is not None:
+        check_same(stored, digest, name, "data, manifests, weights or settings")
+        return int(stored["batch_size"])
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"{name}: is not empty; choose a new folder")
+    write_json(path, {"batch_size": config.batch_size, "settings": digest})
+    return config.batch_size
 
 
 def paint(

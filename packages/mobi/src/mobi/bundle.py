@@ -137,25 +137,6 @@ class Mobi:
         return {"name": self.name, "sha256": folder_digest(self.folder, only=FILES)}
 
 
-def find(weights: str) -> tuple[str, Path]:
-    """(name, folder) of weights, as `graft_common.bundle.find`; of a hub id only the files named here are fetched.
-
-    Raises:
-        InputError: neither a shipped name, nor a folder with a model_index.json, nor a hub id that can be fetched.
-    """
-    local = weights in bundles.shipped() or Path(weights).exists() or weights.startswith((".", "/", "~"))
-    if local or "/" not in weights:
-        return bundles.find(weights)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return weights, Path(snapshot_download(weights, allow_patterns=list(FILES)))
-    except Exception as why:  # the hub client raises many kinds: offline, gated, misspelt
-        raise InputError(
-            f"--weights {weights}: could not be fetched ({one_line(why)}); check the id or give a local folder"
-        ) from why
-
-
 def load_base(weights: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Base:
     """Paint-by-Example, or the part of a MObI folder that is it; UNet and image encoder in `dtype`, the VAE in float32.
 
@@ -166,7 +147,7 @@ def load_base(weights: str, device: str = "cpu", dtype: torch.dtype = torch.floa
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    name, folder = find(weights)
+    name, folder = bundles.find(weights, FILES)
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     for part in PARTS:
@@ -230,7 +211,7 @@ def load_mobi(config: ModelConfig) -> Mobi:
 
 @lru_cache(maxsize=1)
 def _load(weights: str, device: str, dtype: torch.dtype) -> Mobi:
-    _, folder = find(weights)
+    _, folder = bundles.find(weights, FILES)
     for file in (JOINT, RANGE):
         if not (folder / file).is_file():
             raise InputError(

@@ -18,9 +18,10 @@ from torch import nn
 
 from graft_common.console import Run, checked_out, progress, write_json
 from graft_common.errors import InputError
-from graft_common.files import parsing, read_bytes, typed
+from graft_common.files import typed
 from graft_common.noising import Prediction
 from graft_common.provenance import folder_digest
+from graft_common.resume import check_same_run
 from graft_common.training import FitConfig, Fitted, Loss, fit
 from mobi.bundle import FILES, JOINT, RANGE, Base, load_base
 from mobi.config_train import LEAST_SIZE, TrainSettings
@@ -123,12 +124,7 @@ def same_run(settings: Mapping[str, str], out: Path) -> None:
     """Keep what the run was begun with. Raises InputError where a checkpoint is there that was begun with something else."""
     note = out / NOTE
     if (out / LAST).exists():
-        with parsing(typed(note), "JSON"):
-            stored = dict(json.loads(read_bytes(note)))
-        if changed := sorted(k for k in settings if stored.get(k) != settings[k]):
-            name = changed[0].replace("_", "-")
-            was = f" ({stored[changed[0]]})" if len(stored.get(changed[0], "")) < 32 and changed[0] in stored else ""
-            raise InputError(f"--out {typed(out)}: was begun with another --{name}{was}; repeat it or choose another folder")
+        check_same_run(settings, note, f"--out {typed(out)}")
     write_json(note, dict(settings))
 
 

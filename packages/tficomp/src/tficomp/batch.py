@@ -1,7 +1,6 @@
 """The verb `batch`: a manifest of samples through the method, in fixed groups, resumable."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from graft_common.console import Run, checked_out, progress, write_json
 from graft_common.errors import InputError
 from graft_common.files import read_bytes, typed
 from graft_common.provenance import public_config, stamp
+from graft_common.resume import begun, check_same, settings_digest
 from tficomp.config import BatchConfig
 from tficomp.config_study import BaselineConfig
 from tficomp.denoise import Denoiser
@@ -78,19 +78,12 @@ def plan(
     settings = public_config(dataclasses.asdict(config))
     for free in ("resume", "json", "out", "batch_size", "export"):
         settings.pop(free, None)
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    if path.exists() and not config.resume:
-        raise InputError(f"--out {typed(config.out)}: holds a batch already; pass --resume to go on or choose another")
-    if path.exists():
-        stored = json.loads(read_bytes(path))
-        if stored["keys"] != [row.key for row in rows] or stored["settings"] != digest:
-            raise InputError(
-                f"--out {typed(config.out)}: was begun with other rows or settings; repeat them or choose another"
-            )
-        size = int(stored["batch_size"])
-    else:
-        size = config.batch_size
-    written = {"batch_size": size, "keys": [row.key for row in rows], "settings": digest}
+    digest, where = settings_digest(settings), f"--out {typed(config.out)}"
+    stored, size, keys = begun(path, config.resume, where, "a batch"), config.batch_size, [row.key for row in rows]
+    if stored is not None:
+        check_same(stored if stored.get("keys") == keys else {"settings": ""}, digest, where, "rows or settings")
+        size = stored["batch_size"]
+    written = {"batch_size": size, "keys": keys, "settings": digest}
     return [list(rows[i : i + size]) for i in range(0, len(rows), size)], written
 
 
