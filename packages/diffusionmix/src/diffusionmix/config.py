@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from graft_common import settings
 from graft_common.errors import InputError
 
 Mode = Literal["xstart", "direct", "literal"]
@@ -13,7 +14,7 @@ STEPS: dict[str, int] = {"ddpm": 250, "ddim": 50, "dpm++": 20, "unipc": 20}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(settings.ModelConfig):
     """Where the networks come from and where they run."""
 
     weights: str = "tiny-texture"
@@ -22,16 +23,8 @@ class ModelConfig:
     """Folder whose object model replaces the one of --weights; several folders: one for each --box."""
     background: Path | None = None
     """Folder whose background model replaces the one of --weights."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the networks run; auto takes a GPU when there is one."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the networks; auto is float32 on the CPU and bfloat16 on a GPU. Schedule arithmetic is always float32."""
-    compile: bool = False
-    """Compile the networks."""
     seed: int = 0
     """Seed of the first picture; picture i uses seed + i, whatever the batch."""
-    json: bool = False
-    """Print the run record as one JSON line on stdout."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +47,7 @@ class ChainConfig(ModelConfig):
 
     def check(self) -> None:
         """Raise InputError for values that cannot work, named as typed."""
-        if self.seed < 0:
-            raise InputError(f"--seed {self.seed}: must be 0 or more")
+        super().check()
         for flag, value in (("--steps", self.states), ("--n", self.n), ("--batch-size", self.batch_size)):
             if value < 1:
                 raise InputError(f"{flag} {value}: must be at least 1")

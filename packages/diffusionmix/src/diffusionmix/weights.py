@@ -18,7 +18,7 @@ import torch
 
 from diffusionmix.config import MergeConfig, ModelConfig
 from diffusionmix.records import RGB, Mix, Net
-from graft_common.device import pick_device
+from graft_common.device import pick_device, pick_dtype
 from graft_common.errors import InputError
 from graft_common.files import typed
 from graft_common.provenance import folder_digest
@@ -45,13 +45,12 @@ def load_mix(config: ModelConfig, roles: Sequence[str] = ("object", "background"
         InputError: no such weights; a half is missing, damaged, of the other role or of a wrong channel count; halves of different
             numbers of training steps; a scheduler whose states are not those of a variance-preserving chain; no GPU.
     """
-    device = pick_device(config.device).type
-    auto = torch.float32 if device == "cpu" else torch.bfloat16
-    dtype = auto if config.dtype == "auto" else getattr(torch, config.dtype)
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
     swap = config.background
     if isinstance(config, MergeConfig) and swap is not None and not swap.is_dir():
         swap = None
-    return _load(config.weights, tuple(config.object), swap, tuple(roles), device, dtype, config.compile)
+    return _load(config.weights, tuple(config.object), swap, tuple(roles), device.type, dtype, config.compile)
 
 
 @lru_cache(maxsize=2)
