@@ -303,7 +303,7 @@ def test_inputs_of_a_step(step: tuple[Any, Any, Any]) -> None:
     cache, kept = loss.cache, loss.kept
     config = replace(loss.config, batch_size=24, empty=0.5, drop=0.2, times="independent")
     batch = draw(loss.pool, cache.objects, config, generator(3), 0, (4, CELLS, CELLS), 1000)
-    x, t, reference, box, no_box = loss.inputs(batch)
+    x, t, reference, box, no_box = loss.inputs(batch, loss.clean(batch))
     clean = torch.zeros_like(x[:, :4])
     for k, (row, view) in enumerate(zip(batch.rows, batch.views, strict=True)):
         clean[2 * k] = torch.from_numpy(kept.camera[row, view].copy()).float()

@@ -98,13 +98,9 @@ def _world(
 
 def _photographs(mix: Mix, settings: MergeConfig, seed: int, files: dict[str, np.ndarray]) -> list[Shown]:
     """The same object model painting into real photographs, whose pixels outside the mask stay."""
-    from skimage import data
-
     shown: Shown = []
     for k, (name, label) in enumerate(PHOTOGRAPHS):
-        colour = np.repeat(getattr(data, name)()[..., None], 3, 2)
-        side = min(384, *colour.shape[:2])
-        photo = cut(colour, np.zeros(colour.shape[:2], bool), Box(0, 0, side, side), 192)[0]
+        photo = photograph(name)
         number = mix.classes.index(label) if label in mix.classes else None
         item: Merged = merge(
             mix, [Box(50, 44, 96, 96)], [FIRST + seed + 50 + k], settings, None if number is None else [number], photo
@@ -112,3 +108,12 @@ def _photographs(mix: Mix, settings: MergeConfig, seed: int, files: dict[str, np
         files |= {f"photo_{name}": item.image, f"photo_{name}_mask": mask_image(item.mask)}
         shown += [(f"{name}, {label}", item.image), ("its mask", overlay(item.image, item.mask, item.box))]
     return [shown[i : i + 6] for i in range(0, len(shown), 6)]
+
+
+def photograph(name: str) -> np.ndarray:
+    """(192, 192, 3) uint8: the corner of a grey photograph of scikit-image."""
+    from skimage import data
+
+    colour = np.repeat(getattr(data, name)()[..., None], 3, 2)
+    side = min(384, *colour.shape[:2])
+    return cut(colour, np.zeros(colour.shape[:2], bool), Box(0, 0, side, side), 192)[0]

@@ -157,8 +157,9 @@ class StepLoss:
         channels, side = self.code
         batch = draw(self.pool, self.cache.objects, self.config, gen, step, (channels, side, side), len(self.alphas))
         device = next(module.parameters()).device
-        inputs = [part.to(device) for part in self.inputs(batch)]
-        wanted = target(self.clean(batch), batch.eps.flatten(0, 1), self.level(batch), self.prediction)
+        clean = self.clean(batch)
+        inputs = [part.to(device) for part in self.inputs(batch, clean)]
+        wanted = target(clean, batch.eps.flatten(0, 1), self.level(batch), self.prediction)
         return nn.functional.mse_loss(module(*inputs).float(), wanted.to(device))
 
     def clean(self, batch: Draw) -> Float[Tensor, "BB c h w"]:
@@ -169,7 +170,7 @@ class StepLoss:
         """Signal power of each sample's time."""
         return self.alphas[batch.t.flatten()][:, None, None, None]
 
-    def inputs(self, batch: Draw) -> tuple[Tensor, ...]:
+    def inputs(self, batch: Draw, clean: Float[Tensor, "BB c h w"]) -> tuple[Tensor, ...]:
         """`Trainee.forward`'s arguments, on the CPU."""
         cache, kept, rows, views = self.cache, self.kept, batch.rows, batch.views
         context = interleave(placed(kept.camera_context, rows, views), unplaced(kept.lidar_context, rows))
@@ -177,7 +178,7 @@ class StepLoss:
             cache.keep(np.stack([cache.camera_keep[i, v] for i, v in zip(rows, views, strict=True)]), self.code[1]),
             cache.keep(np.stack([cache.lidar_keep[i] for i in rows]), self.code[1]),
         )
-        noisy = noised(self.clean(batch), batch.eps.flatten(0, 1), self.level(batch))
+        noisy = noised(clean, batch.eps.flatten(0, 1), self.level(batch))
         told = [
             kept.black if k < 0 else torch.from_numpy(kept.tokens[k, v].copy())
             for k, v in zip(batch.references, batch.versions, strict=True)
