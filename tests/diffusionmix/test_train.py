@@ -199,6 +199,17 @@ def test_a_velocity_model_says_so_and_meets_no_model_of_the_noise(trained, backg
         run_train_object(plan(objects, tmp_path / "o", start=trained[0], prediction="v_prediction"), [])
 
 
+def test_the_edge_weight_reaches_the_loss(backgrounds, tmp_path):
+    losses = []
+    for weight in (1.0, 50.0):
+        config = TrainBackgroundConfig(
+            folder=backgrounds, out=tmp_path / str(weight), steps=1, batch_size=2, warmup=1, device="cpu", variance="fixed", json=True,
+            edge_weight=weight,
+        )  # fmt: skip
+        losses.append(run_train_background(config, [])["measures"]["loss"])
+    assert losses[0] != losses[1]
+
+
 def test_recipes_and_flags(objects):
     few, full = (resolved(TrainObjectConfig(folder=objects, recipe=name), "object") for name in ("few", "full"))
     assert few.steps < full.steps / 5 and few.dropout > full.dropout and few.scale > full.scale and few.shift > full.shift

@@ -475,6 +475,49 @@ def test_bad_inputs(place: Place, ranged: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_what_is_learned_is_what_the_base_predicts(step: tuple[Any, Any, Any], kind: str) -> None:
+    """A network that says diffusers' own target has no loss, one that says the other kind's has."""
+    from diffusers import DDIMScheduler
+
+    from mobi.draws import draw
+
+    _, loss, _ = step
+    loss = replace(loss, prediction=kind)
+    batch = draw(loss.pool, loss.cache.objects, loss.config, generator(3), 0, (4, CELLS, CELLS), 1000)
+    clean, eps = loss.clean(batch), batch.eps.flatten(0, 1)
+    table = {key: value for key, value in SCHEDULE.items() if key != "skip_prk_steps"}
+    said = {"epsilon": eps, "v_prediction": DDIMScheduler(**table).get_velocity(clean, eps, batch.t.flatten())}
+
+    class Oracle(torch.nn.Linear):
+        def forward(self, *inputs: Any) -> Any:
+            return said[self.kind]
+
+    oracle = Oracle(1, 1)
+    for oracle.kind in said:
+        error = float(loss(oracle, generator(3), 0))
+        assert error < 1e-8 if oracle.kind == kind else error > 0.01
+
+
+def test_the_base_says_what_it_predicts(place: Place, ranged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mobi.train
+
+    base = Path(shutil.copytree(place.base, tmp_path / "base"))
+    schedule = base / "scheduler/scheduler_config.json"
+    schedule.write_text(json.dumps(json.loads(schedule.read_text()) | {"prediction_type": "v_prediction"}))
+    good, told = ranged / "range_vae.safetensors", []
+
+    def stop(*args: Any) -> None:
+        told.append(args[-1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mobi.train, "StepLoss", stop)
+    for folder in (place.base, base):
+        with pytest.raises(KeyboardInterrupt):
+            mobi.train.run_train(replace(place.joint(tmp_path / folder.name, good), base=str(folder)), [])
+    assert told == ["epsilon", "v_prediction"]
+
+
 def test_damaged_codes_are_named(step: tuple[Any, Any, Any], tmp_path: Path) -> None:
     from mobi.kept_codes import keep_codes
 
