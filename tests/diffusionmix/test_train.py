@@ -203,8 +203,8 @@ def test_the_edge_weight_reaches_the_loss(backgrounds, tmp_path):
     losses = []
     for weight in (1.0, 50.0):
         config = TrainBackgroundConfig(
-            folder=backgrounds, out=tmp_path / str(weight), steps=1, batch_size=2, warmup=1, device="cpu", variance="fixed", json=True,
-            edge_weight=weight,
+            folder=backgrounds, out=tmp_path / str(weight), steps=1, batch_size=2, warmup=1, device="cpu", variance="fixed",
+            json=True, edge_weight=weight,
         )  # fmt: skip
         losses.append(run_train_background(config, [])["measures"]["loss"])
     assert losses[0] != losses[1]
