@@ -494,3 +494,22 @@ def test_triples_hold_a_mild_and_a_strong_form_of_one_distortion(judges):
     assert grading.prefers_milder(judges, (reference, mild, strong, kinds)).tolist() == wanted.tolist()
     _, _, _, mixed = grading.mixed_triples(held, 60)
     assert len(set(mixed)) == 6 and all(a != b for a, b in (kind.split(" < ") for kind in mixed))
+
+
+def test_the_jackknife_of_a_mean_has_the_textbook_width_and_covers():
+    rng, hits = np.random.default_rng(0), 0
+    for i in range(200):
+        x = rng.exponential(2.0, 60)
+        made = metrics.jackknifed(lambda rows, x=x: float(x[rows].mean()), 60, seed=i)
+        hits += made["ci95"][0] <= 2.0 <= made["ci95"][1]
+    assert made["mean"] == pytest.approx(x.mean())
+    # each picture its own group: exactly Student's interval of a mean
+    whole = metrics.jackknifed(lambda rows: float(x[rows].mean()), 60, groups=60)
+    error, degrees = metrics.jackknife(lambda rows: float(x[rows].mean()), 60, groups=60)[1:]
+    assert error == pytest.approx(x.std(ddof=1) / np.sqrt(60)) and degrees == 59
+    half = 2.000995 * x.std(ddof=1) / np.sqrt(60)  # t(0.975, 59)
+    np.testing.assert_allclose(whole["ci95"], [x.mean() - half, x.mean() + half], rtol=1e-5)
+    assert 0.90 <= hits / 200 <= 0.985
+    for n, groups in ((1, 20), (8, 1)):
+        with pytest.raises(ValueError, match="two items"):
+            metrics.jackknife(lambda rows: 0.0, n, groups)

@@ -8,23 +8,7 @@ import torch
 
 from didgen.cls_metrics import scores
 from didgen.cls_scores import class_scores, confusion, overall_scores, summaries
-from didgen.scoring import as_csv, distinct, grid_bootstrap, jackknife
-
-
-def test_the_jackknife_of_a_mean_has_the_textbook_width_and_covers():
-    rng, hits = np.random.default_rng(0), 0
-    for i in range(200):
-        x = rng.exponential(2.0, 60)
-        made = jackknife(lambda rows, x=x: float(x[rows].mean()), 60, seed=i)
-        hits += made["ci95"][0] <= 2.0 <= made["ci95"][1]
-    assert made["mean"] == pytest.approx(x.mean())
-    # each picture its own group: exactly Student's interval of a mean
-    whole = jackknife(lambda rows: float(x[rows].mean()), 60, groups=60)
-    half = 2.000995 * x.std(ddof=1) / np.sqrt(60)  # t(0.975, 59)
-    np.testing.assert_allclose(whole["ci95"], [x.mean() - half, x.mean() + half], rtol=1e-5)
-    assert 0.90 <= hits / 200 <= 0.985
-    with pytest.raises(ValueError, match="two items"):
-        jackknife(lambda rows: 0.0, 1)
+from didgen.scoring import as_csv, distinct, grid_bootstrap
 
 
 def test_the_grid_bootstrap_carries_both_spreads():

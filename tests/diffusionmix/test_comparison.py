@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from diffusionmix.comparison import first_cost, jackknife, raised, set_summary, share_below, upper_loss, upper_set_loss
+from diffusionmix.comparison import first_cost, raised, share_below, upper_loss, upper_set_loss
 from diffusionmix.findings import beats, not_worse, resampling_cost
 
 
@@ -19,17 +19,6 @@ def test_upper_loss_is_the_one_sided_bound_of_the_paired_mean() -> None:
     better = upper_loss(reference, other, lower_is_better=True)
     assert better["mean"] == pytest.approx(-gap.mean())
     assert upper_loss(reference, reference, lower_is_better=True)["upper95"] == 0
-
-
-def test_jackknife_of_a_mean_is_its_standard_error() -> None:
-    values = np.random.default_rng(1).normal(2, 3, 200)
-    mean, error, degrees = jackknife(lambda rows: float(values[rows].mean()), 200, groups=200)
-    assert mean == pytest.approx(values.mean()) and degrees == 199
-    assert error == pytest.approx(values.std(ddof=1) / np.sqrt(200))
-    summary = set_summary(lambda rows: float(values[rows].mean()), 200)
-    assert summary["ci95"][0] < values.mean() < summary["ci95"][1] and summary["n"] == 200
-    with pytest.raises(ValueError, match="two items"):
-        jackknife(lambda rows: 0.0, 1)
 
 
 def test_set_loss_is_paired() -> None:

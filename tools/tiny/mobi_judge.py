@@ -29,9 +29,9 @@ class JudgeConfig:
     """Stages to run, in the order draw, yaw, detector, grade, assemble."""
     scenes: int = 2000
     """Training scenes, front camera, 400 x 225."""
-    held_out: int = 400
+    held_out: int = 450
     """Held-out scenes (seeds from 10,000,000) for `grade`."""
-    yaw_steps: int = 3000
+    yaw_steps: int = 6000
     """Optimiser steps of the yaw regressor, 32 crops each."""
     detector_steps: int = 2400
     """Optimiser steps of the detector, 4 scenes each."""

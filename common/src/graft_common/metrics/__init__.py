@@ -5,7 +5,7 @@ networks are read from a path or hub id that the user names, and nothing is fetc
 """
 
 from graft_common.metrics.frechet import features, frechet
-from graft_common.metrics.intervals import bootstrap, paired_difference, proportion
+from graft_common.metrics.intervals import Rows, bootstrap, jackknife, jackknifed, paired_difference, proportion
 from graft_common.metrics.judges import Judges, load_judges
 from graft_common.metrics.perceptual import lpips
 from graft_common.metrics.pixelwise import channel_spread, psnr, ring_gradient, ssim
@@ -14,12 +14,15 @@ from graft_common.metrics.text_image import clip_scores, image_similarity, text_
 
 __all__ = [
     "Judges",
+    "Rows",
     "bootstrap",
     "channel_spread",
     "clip_scores",
     "features",
     "frechet",
     "image_similarity",
+    "jackknife",
+    "jackknifed",
     "load_judges",
     "lpips",
     "metrics_json",

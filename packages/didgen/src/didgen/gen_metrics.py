@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from didgen.scoring import Summary, jackknife
-from graft_common.metrics import features, frechet, load_judges, lpips, proportion
+from didgen.scoring import Summary
+from graft_common.metrics import features, frechet, jackknifed, load_judges, lpips, proportion
 
 BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, five scales
 WINDOW = 11
@@ -71,8 +71,8 @@ def feature_scores(generated: Features, real: Features, name: str, k: int = 3, s
     if len(generated) != len(real):
         raise ValueError(f"sets hold {len(generated)} and {len(real)} pictures; take as many of each")
     out = {
-        f"fid_{name}": jackknife(lambda rows: frechet(generated[rows], real[rows]), len(real), seed=seed),
-        f"kid_{name}": jackknife(lambda rows: kid(generated[rows], real[rows]), len(real), seed=seed),
+        f"fid_{name}": jackknifed(lambda rows: frechet(generated[rows], real[rows]), len(real), seed=seed),
+        f"kid_{name}": jackknifed(lambda rows: kid(generated[rows], real[rows]), len(real), seed=seed),
     }
     for metric, covered, covering in (("precision", generated, real), ("recall", real, generated)):
         inside = within(covered, covering, min(k, len(covering) - 1))
@@ -144,7 +144,7 @@ def pair_score(
         kept = np.isin(ends, rows).all(axis=1)
         return float(values[kept].mean()) if kept.any() else float(values.mean())
 
-    return jackknife(mean, total, seed=seed) | {"n": len(values)}
+    return jackknifed(mean, total, seed=seed) | {"n": len(values)}
 
 
 def similarity(generated: Pictures, real: Pictures, count: int, seed: int, batch: int = 32) -> Summary:

@@ -7,38 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
-from scipy.stats import t as student
 
 from graft_common.files import write_text
 from graft_common.markdown import table
+from graft_common.metrics import Rows
 
 Summary = dict[str, Any]  # {"mean", "ci95", "n"}
-Rows = Int64[np.ndarray, "_"]  # each set of rows has a length of its own
-
-
-def jackknife(statistic: Callable[[Rows], float], n: int, groups: int = 20, seed: int = 0) -> Summary:
-    """A statistic of n items with the interval of the grouped jackknife (Efron 1982): each of `groups` random groups is
-    left out once. Unlike the bootstrap it repeats no item, which Frechet distances and pair statistics would take for
-    less spread.
-
-    Args:
-        statistic: rows in [0, n) that are kept -> number.
-        n: items; two at least.
-
-    Returns:
-        `{"mean": value on all, "ci95": [lo, hi], "n": n}`, the interval from Student's t with groups - 1 degrees.
-    """
-    groups = min(groups, n)
-    if groups < 2:
-        raise ValueError(f"n is {n}; a jackknife needs two items or more")
-    order = np.random.default_rng([seed, 83]).permutation(n)
-    parts = np.array_split(order, groups)
-    left = np.array([statistic(np.sort(np.setdiff1d(order, part))) for part in parts])
-    value = float(statistic(np.arange(n)))
-    spread = float(np.sqrt((groups - 1) / groups * ((left - left.mean()) ** 2).sum()))
-    half = float(student.ppf(0.975, groups - 1)) * spread
-    return {"mean": value, "ci95": [value - half, value + half], "n": n}
 
 
 def grid_bootstrap(

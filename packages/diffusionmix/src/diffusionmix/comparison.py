@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, SupportsFloat
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float
+
+from graft_common.metrics import Rows
 
 Summary = dict[str, Any]
-Rows = Int64[np.ndarray, "_"]  # each set of rows has a length of its own
 Column = Float[np.ndarray, "_"]
 
 
@@ -32,32 +33,6 @@ def upper_loss(
     return {"mean": both["mean"], f"upper{100 * level:g}": low_high[1], "n": both["n"]}
 
 
-def jackknife(statistic: Callable[[Rows], float], n: int, groups: int = 20, seed: int = 0) -> tuple[float, float, int]:
-    """A statistic of n items, its standard error by the grouped jackknife (Efron 1982) and the degrees of freedom.
-
-    Each of `groups` random groups is left out once. No item is repeated, which a Frechet distance would take for less spread.
-
-    Raises:
-        ValueError: fewer than two items.
-    """
-    groups = min(groups, n)
-    if groups < 2:
-        raise ValueError(f"n is {n}; a jackknife needs two items or more")
-    parts = np.array_split(np.random.default_rng([seed, 83]).permutation(n), groups)
-    left = np.array([statistic(np.sort(np.concatenate([p for p in parts if p is not part]))) for part in parts])
-    spread = np.sqrt((groups - 1) / groups * ((left - left.mean()) ** 2).sum())
-    return float(statistic(np.arange(n))), float(spread), groups - 1
-
-
-def set_summary(statistic: Callable[[Rows], float], n: int, seed: int = 0) -> Summary:
-    """{"mean": value on all n, "ci95", "n"}: Student's interval around `jackknife`."""
-    from scipy.stats import t
-
-    value, error, degrees = jackknife(statistic, n, seed=seed)
-    half = float(t.ppf(0.975, degrees)) * error
-    return {"mean": value, "ci95": [value - half, value + half], "n": n}
-
-
 def upper_set_loss(
     reference: Callable[[Rows], float], other: Callable[[Rows], float], n: int, seed: int = 0, level: float = 0.95
 ) -> Summary:
@@ -66,6 +41,8 @@ def upper_set_loss(
     Items are paired: a group that is left out is left out of both.
     """
     from scipy.stats import t
+
+    from graft_common.metrics import jackknife
 
     def ratio(rows: Rows) -> float:
         return other(rows) / reference(rows) - 1

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from diffusionmix.classifier import planes
-from diffusionmix.comparison import Rows, Summary, set_summary
+from diffusionmix.comparison import Summary
 from diffusionmix.judge_training import answers, prepared
 from graft_common.errors import InputError
 from graft_common.files import one_line, typed
@@ -72,13 +72,13 @@ class _Inception(nn.Module):
 def distances(generated: Features, real: Features, name: str, seed: int = 0) -> dict[str, Summary]:
     """ "fid_<name>" (Heusel et al. 2017) and "kid_<name>" (Binkowski et al. 2018, unbiased, cubic kernel) with grouped
     jackknife intervals; both sets are cut to the size of the smaller one, since FID falls as sets grow."""
-    from graft_common.metrics import frechet
+    from graft_common.metrics import frechet, jackknifed
 
     count = min(len(generated), len(real))
     a, b = generated[:count], real[:count]
     return {
-        f"fid_{name}": set_summary(lambda rows: frechet(a[rows], b[rows]), count, seed),
-        f"kid_{name}": set_summary(lambda rows: kid(a[rows], b[rows]), count, seed),
+        f"fid_{name}": jackknifed(lambda rows: frechet(a[rows], b[rows]), count, seed),
+        f"kid_{name}": jackknifed(lambda rows: kid(a[rows], b[rows]), count, seed),
     }
 
 
@@ -96,7 +96,7 @@ def diversity(images: Images, count: int, backbone: str, device: torch.device, s
         InputError: the network of `backbone` cannot be loaded.
         ValueError: fewer than two pictures.
     """
-    from graft_common.metrics import lpips
+    from graft_common.metrics import Rows, jackknifed, lpips
 
     if len(images) < 2:
         raise ValueError(f"there are {len(images)} pictures; a pair needs two")
@@ -113,4 +113,4 @@ def diversity(images: Images, count: int, backbone: str, device: torch.device, s
         kept = np.isin(pairs, rows).all(axis=1)
         return float(values[kept].mean()) if kept.any() else float(values.mean())
 
-    return set_summary(mean, len(images), seed) | {"n": count}
+    return jackknifed(mean, len(images), seed) | {"n": count}

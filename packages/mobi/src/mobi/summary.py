@@ -71,24 +71,19 @@ def resampled(column: Float[np.ndarray, "n *c"], statistic: Callable[[Any], floa
 def frechets(rows: Sequence[Row], seed: int = 0) -> dict[str, Summary]:
     """Frechet distance of each painting's composited patches to the original ones on the tiny judges' features, with Student's
     interval around a grouped jackknife (a bootstrap repeats items, which a Frechet distance takes for less spread)."""
-    from scipy.stats import t
-
-    from graft_common.metrics import frechet
+    from graft_common.metrics import frechet, jackknifed
 
     true = np.array([row["features"][TRUTH] for row in rows])
-    groups = min(GROUPS, len(rows) // 2)
     out: dict[str, Summary] = {}
     names = [n for n in rows[0]["features"] if n != TRUTH and all(n in row["features"] for row in rows)]
     for name in names:
         made = np.array([row["features"][name] for row in rows])
-        value = frechet(made, true)
-        half = 0.0
-        if groups > 1:
-            parts = np.array_split(np.random.default_rng([seed, 43]).permutation(len(rows)), groups)
-            left = np.array([frechet(np.delete(made, p, 0), np.delete(true, p, 0)) for p in parts])
-            error = np.sqrt((groups - 1) / groups * ((left - left.mean()) ** 2).sum())
-            half = float(t.ppf(0.975, groups - 1) * error)
-        out[name] = {"mean": value, "ci95": [value - half, value + half], "n": len(rows)}
+        if len(rows) < 4:  # a group left out would leave one vector, which has no spread
+            value = frechet(made, true)
+            out[name] = {"mean": value, "ci95": [value, value], "n": len(rows)}
+        else:
+            groups = min(GROUPS, len(rows) // 2)
+            out[name] = jackknifed(lambda kept, made=made: frechet(made[kept], true[kept]), len(rows), seed, groups)
     return out
 
 
