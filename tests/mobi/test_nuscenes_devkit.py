@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mobi.cli import main
 from mobi.nuscenes_phantom import write_tree
 from mobi.nuscenes_tables import read_tables
 from mobi.nuscenes_write import Add, Delete, Move, write_derived
@@ -108,3 +109,29 @@ def test_the_devkit_loads_phantom_and_derived_trees(python: Path, tmp_path: Path
     untouched = set(found["boxes"]) - {rows[0]["token"], rows[1]["token"]}
     assert all(after[t] == found["boxes"][t] for t in untouched)
     assert all(row[8] == row[9] for row in after.values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_devkit_loads_what_batch_wrote(python: Path, tmp_path: Path) -> None:
+    """Shipped weights, two steps: the edited boxes are where the manifest put them, and every count is of the new sweeps."""
+    root, out = tmp_path / "phantom", tmp_path / "derived"
+    write_tree(root, 2, seed=1, size=(320, 180), samples=2, cameras=("CAM_FRONT",))
+    before = ask(python, root)["boxes"]
+    tables = read_tables(root)
+    first, second = list(tables.rows["sample"])[:2]
+    gone = max(tables.annotations(first), key=lambda row: row["num_lidar_pts"])
+    moved = max(tables.annotations(second), key=lambda row: row["num_lidar_pts"])
+    lines = ["sample,camera,task,annotation,box,category,seed"]
+    lines += [f"{first},CAM_FRONT,remove,{gone['token']},,,1"]
+    lines += [f'{second},CAM_FRONT,move,{moved["token"]},"1,15,-1,4.2,1.8,1.6,0.4",,2']
+    manifest = tmp_path / "edits.csv"
+    manifest.write_text("\n".join(lines) + "\n")
+    assert main(["batch", "--root", str(root), "--manifest", str(manifest), "--out", str(out), "--steps", "2"]) == 0
+    after = ask(python, out)["boxes"]
+    assert set(after) == set(before) - {gone["token"]}
+    x, y, z, w, length, h, cos, sin, counted, written, _ = after[moved["token"]]
+    np.testing.assert_allclose([x, y, z, length, w, h, cos, sin], [1, 15, -1, 4.2, 1.8, 1.6, np.cos(0.4), np.sin(0.4)], atol=1e-6)
+    assert counted == written
+    untouched = {t for t in before if t not in (gone["token"], moved["token"])}
+    assert all(after[t][:8] == before[t][:8] and after[t][8] == after[t][9] for t in untouched)

@@ -51,7 +51,7 @@ class MobiConfig:
     batch: int = 16
     """Scenes a step of the range and joint stages."""
     precision: Literal["no", "bf16"] = "bf16"
-    """Mixed precision of the autoencoders; the others' layers are too small to gain by it on the CPU."""
+    """Mixed precision."""
     threads: int = 1
     """CPU threads."""
     seed: int = 0
@@ -175,6 +175,7 @@ def base(config: MobiConfig) -> None:
     codes = b.latents(coder, crops, folder / "latents.safetensors")
     fit = FitConfig(
         steps=config.base_steps, learning_rate=1e-3, ema=0.999, decay=0.5, warmup=200, seed=config.seed + 22,
+        mixed_precision=config.precision,
     )  # fmt: skip
     model, fitted = b.train(crops, codes, folder, fit, config.base_batch, on_step=every("base"))
     say(f"base at step {fitted.step}, loss {fitted.loss:.4f}, {fitted.seconds:.0f} s")
@@ -211,7 +212,7 @@ def joint(config: MobiConfig) -> None:
             prepared=config.out / "prepared", root=config.out / "tree", base=str(config.out / "base" / MODEL), views=VIEWS,
             range_vae=config.out / "range" / "range_vae.safetensors", parts="all", steps=config.joint_steps,
             batch_size=config.batch, learning_rate=8e-4, warmup=200, decay=0.5, ema=0.999, hidden=HIDDEN, reference_views=4,
-            precision="no", seed=config.seed, resume=(out / LAST).exists(), half=False, out=out, json=True,
+            precision=config.precision, seed=config.seed, resume=(out / LAST).exists(), half=False, out=out, json=True,
         )  # fmt: skip
         record = run_train(plan, ["train_tiny.py", NAME], say)
         say(json.dumps(record["measures"]))

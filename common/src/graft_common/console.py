@@ -67,7 +67,8 @@ def run_command(program: str, verbs: Mapping[str, Verb], argv: list[str] | None 
         elif isinstance(record, dict) and record.get("outputs"):
             names = [str(name) for name in record["outputs"]]
             more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-            print(f"{program} {verb}: wrote {', '.join(names[:6])}{more} in {out or '.'}", file=sys.stderr)
+            where = out or getattr(config, "folder", ".")  # `phantom DIR` has no --out
+            print(f"{program} {verb}: wrote {', '.join(names[:6])}{more} in {where}", file=sys.stderr)
         return 0
     except SystemExit as done:  # tyro's --help
         return int(done.code or 0)
@@ -303,12 +304,13 @@ def peak_memory() -> int:
 
 @contextmanager
 def progress(title: str, total: int | None, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """A bar with an estimate on stderr; yields a function that advances it by n."""
+    """A bar with an estimate on stderr, where that is a terminal; yields a function that advances it by n."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
         task = bar.add_task(title, total=total)
 
         def advance(n: int = 1) -> None:
