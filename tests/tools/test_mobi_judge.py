@@ -138,17 +138,17 @@ def test_yaw_crops_show_the_listed_cars(tools, shot):
 
 def test_floors(tools):
     good = {
-        "yaw": {"median error, degrees": 7.9, "flipped": {"mean": 0.02}},
+        "yaw, in sight": {"median error, degrees": 7.9, "flipped": {"mean": 0.02}},
         "car": {"recall": {"mean": 0.9}, "ate, m": {"mean": 0.3}, "aoe, degrees": {"mean": 10.0}},
     }
     assert tools["grade"].missed(good) == []
-    for part, name, value in (("yaw", "flipped", 0.03), ("car", "recall", 0.89), ("car", "aoe, degrees", 10.1)):
+    for part, name, value in (("yaw, in sight", "flipped", 0.03), ("car", "recall", 0.89), ("car", "aoe, degrees", 10.1)):
         bad = {key: dict(rows) for key, rows in good.items()}
         bad[part][name] = {"mean": value}
         (said,) = tools["grade"].missed(bad)
         assert said.startswith(f"{part}: {name}")
     bad = {key: dict(rows) for key, rows in good.items()}
-    bad["yaw"]["median error, degrees"] = 9.0
+    bad["yaw, in sight"]["median error, degrees"] = 9.0
     assert len(tools["grade"].missed(bad)) == 1
 
 
@@ -179,10 +179,11 @@ def test_card_holds_every_number(tools):
         "best constant: median, flipped": [70.0, 0.4],
     }  # fmt: skip
     made = {"parameters": 1234, "scenes": 55, "seconds": 120, "fit": {"steps": 999, "seed": 71}}
-    table = {"scenes": 11, "yaw": turn, "car": row, "pedestrian": row}
+    table = {"scenes": 11, "yaw": turn | {"n": 99}, "yaw, in sight": turn, "car": row, "pedestrian": row}
     text = tools["grade"].card(table, made | {"cars": 2000}, made | {"boxes": 3000})
     for part in (
-        "66 cars",
+        "66 cars in sight",
+        "all 99",
         "4.4 [4.0, 5.0]",
         "0.123 [0.100, 0.200]",
         "70.0",

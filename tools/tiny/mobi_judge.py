@@ -158,14 +158,15 @@ def grade(config: JudgeConfig) -> dict[str, Any]:
     from graft_common.console import write_json
     from mobi.detector import load_detector
     from mobi.yaw import judge_folder, load_yaw
-    from tiny.mobi_judge_grade import grade_detector, grade_yaw
+    from tiny.mobi_judge_grade import IN_SIGHT, grade_detector, grade_yaw
     from tiny.mobi_judge_scenes import draw_all, read_all
 
     draw_all(config.out / "held_out", range(HELD_OUT, HELD_OUT + config.held_out), config.threads)
     model = config.out / "model"
     folder = model if all((model / name).exists() for name in NAMES) else judge_folder()
     shots = list(read_all(config.out / "held_out", config.held_out))
-    table = {"scenes": len(shots), "yaw": grade_yaw(load_yaw(folder), shots)}
+    judge = load_yaw(folder)
+    table = {"scenes": len(shots), "yaw": grade_yaw(judge, shots), "yaw, in sight": grade_yaw(judge, shots, IN_SIGHT)}
     table |= grade_detector(load_detector(folder), shots)
     print(json.dumps(table, indent=1))
     write_json(config.out / "grade.json", table)
