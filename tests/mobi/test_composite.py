@@ -9,11 +9,24 @@ import torch
 from scipy.ndimage import correlate, distance_transform_cdt
 from scipy.spatial import cKDTree
 
-from graft_common.rangeview import NUSCENES, CameraCrop, camera_pixels, enlarge, normalise_intensity, points_in_box
+from graft_common.errors import InputError
+from graft_common.phantoms.driving import Drive, draw_scene
+from graft_common.rangeview import (
+    NUSCENES,
+    Box3d,
+    CameraCrop,
+    camera_pixels,
+    enlarge,
+    normalise_intensity,
+    points_in_box,
+)
+from graft_common.rangeview.angles import direction, pixel_angles
 from mobi.box_text import to_box
-from mobi.composite import box_span, composite_image, composite_sweep, point_pixels, restored
+from mobi.composite import OCCLUDER_GAP, box_span, composite_image, composite_sweep, occluded, point_pixels, restored
+from mobi.config import CompositeConfig
 from mobi.inputs import read_scene
 from mobi.nuscenes_tables import read_tables
+from mobi.pipeline import finish
 from mobi.place import place, range_pixels
 from mobi.poses import to_sensor
 from mobi.records import Placed, Scene
@@ -244,6 +257,75 @@ def test_z_test_keeps_what_stands_in_front(placed: Placed) -> None:
     assert np.array_equal(kept.rgb[kept.occluder], placed.scene.rgb[kept.occluder])
     open_ = composite_image(scene, torch.ones(3, D, D), z_test=False)
     assert not open_.occluder.any() and (open_.rgb[kept.occluder] != placed.scene.rgb[kept.occluder]).any()
+
+
+def test_a_ray_that_keeps_its_return_is_no_hit(placed: Placed) -> None:
+    """Something 0.3 m before the box: too near to it to be an occluder, but the returns stay, so none comes from the box."""
+    pitch, yaw = placed.view.pitch.double(), placed.view.yaw.double()
+    enter = box_span(pitch, yaw, placed.box)[0]
+    meets = enter.isfinite()
+    at = ((enter[meets] - 0.3)[:, None] * direction(pitch[meets], yaw[meets])).numpy()
+    points = np.concatenate([at, np.zeros((len(at), 2))], 1).astype(np.float32)
+    edit = finish("insert", with_points(placed, points), torch.ones(3, D, D), torch.zeros(2, D, D), 0, CompositeConfig())
+    assert edit.sweep.kept.all() and edit.sweep.n_new == 0 and edit.sweep.aimed.sum() > 20
+    assert edit.measures["in_box_share"] == 0 and any(flag.startswith("0 of ") for flag in edit.flags)
+
+
+def test_behind_a_closed_wall_nothing_changes() -> None:
+    """A wall at 6 m, a car's box at 15 m, the camera 0.3 m below the lidar and 0.8 m ahead of it; and both say so."""
+    pitch, yaw = pixel_angles(NUSCENES, torch.zeros(1, dtype=torch.float64))
+    rays = direction(pitch, yaw).numpy()
+    rays = rays[rays[..., 1] > 0.2]
+    points = np.concatenate([rays * 6 / rays[:, 1:2], np.full((len(rays), 2), 20.0)], 1).astype(np.float32)
+    picture = np.random.default_rng(0).integers(0, 255, (450, 800, 3), np.uint8)
+    to_camera = np.array([[1.0, 0, 0, 0], [0, 0, -1, -0.3], [0, 1, 0, -0.8], [0, 0, 0, 1]])
+    calib = {"K": [[633, 0, 406], [0, 633, 244], [0, 0, 1]], "lidar_to_camera": to_camera}
+    hidden = place(read_scene(picture, points, calib), to_box((1, 15, -1, 4.6, 1.9, 1.7, 0.4)), D)
+    for z_test in (True, False):
+        edit = finish("insert", hidden, torch.ones(3, D, D), torch.zeros(2, D, D), 0, CompositeConfig(z_test=z_test))
+        assert (edit.sweep.n_new == 0) == edit.sweep.kept.all() == np.array_equal(edit.image.rgb, picture) == z_test
+        for says in ("no ray of the sweep reaches the box", "100% of the hole lies behind something nearer"):
+            assert any(says in flag for flag in edit.flags) == z_test
+
+
+def depth_of_entry(box: Box3d, drive: Drive) -> np.ndarray:
+    """Where the ray of each pixel enters the box, as depth along the optical axis; inf where it misses. By slabs."""
+    view = drive.views[0]
+    v, u = np.indices(view.depth.shape)
+    back = np.linalg.inv(view.lidar_to_camera)
+    rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(view.K).T @ back[:3, :3].T
+    c, s = np.cos(box.yaw), np.sin(box.yaw)
+    turn = np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
+    start, rays = turn @ (back[:3, 3] - box.centre), rays @ turn.T
+    half = np.array([box.size[1], box.size[0], box.size[2]]) / 2
+    one, two = (-half - start) / rays, (half - start) / rays
+    enter, leave = np.minimum(one, two).max(-1), np.maximum(one, two).min(-1)
+    return np.where((enter <= leave) & (leave > 0), enter, np.inf)
+
+
+def test_occluders_as_the_picture_shows_them() -> None:
+    """Boxes 6 m behind drawn objects, against the drawn depth: the cells of a lidar are coarse, but little that stands before
+    the box is painted over."""
+    counts = np.zeros(4, int)
+    for seed in (7000, 7001, 7002):
+        drive = draw_scene(seed, size=(400, 225))[0]
+        view = drive.views[0]
+        scene = read_scene(view.image, drive.sweep, {"K": view.K, "lidar_to_camera": view.lidar_to_camera})
+        for own in drive.boxes:
+            away = float(np.hypot(*own.center[:2]))
+            if not 5 < away < 30 or (view.ids == own.instance).sum() < 60:
+                continue
+            x, y = (v * (1 + 6 / away) for v in own.center[:2])
+            try:
+                behind = place(scene, to_box((x, y, own.center[2], *own.size, own.yaw)), D)
+            except InputError:  # beyond the picture
+                continue
+            entry, kept = depth_of_entry(behind.box.scaled(1.1), drive), occluded(behind)
+            hole = behind.hole & np.isfinite(entry)
+            covered, free = hole & (view.depth < entry - OCCLUDER_GAP), hole & (view.depth > entry)
+            counts += [(covered & ~kept).sum(), covered.sum(), (free & kept).sum(), free.sum()]
+    assert counts[1] > 5000 and counts[3] > 500
+    assert counts[0] < 0.1 * counts[1] and counts[2] < 0.25 * counts[3], counts
 
 
 def test_pooling_first_is_the_better_order(placed: Placed) -> None:

@@ -10,7 +10,7 @@ from graft_common.rangeview.angles import direction
 from mobi.box_text import from_box, parse_numbers, to_box
 from mobi.composite import box_span
 from mobi.inputs import read_scene
-from mobi.place import CLIP_MEAN, CLIP_STD, crops, hole_clipped, place, reference_pixels
+from mobi.place import CLIP_MEAN, CLIP_STD, behind_camera, box_numbers, crops, hole_clipped, place, reference_pixels
 from mobi.records import Scene
 
 AHEAD = np.array([[1.0, 0, 0, 0], [0, 0, -1, -0.3], [0, 1, 0, 0], [0, 0, 0, 1]])  # camera 0.3 m below the lidar, looking forward
@@ -131,6 +131,18 @@ def test_box_partly_outside(scene: Scene) -> None:
     assert placed.hole.any() and hole_clipped(placed)["image"] and placed.rectangle[2] == 1600
     whole = place(scene, to_box(BOXES[0]), 128)
     assert not any(hole_clipped(whole).values())
+
+
+def test_box_partly_behind_the_camera(scene: Scene) -> None:
+    """The hidden corners stay on their side of the picture, and their numbers of the size that training shows."""
+    placed = place(scene, to_box((2.6, 2.2, -0.9, 4.6, 1.9, 1.7, 1.57)), 64)
+    assert behind_camera(placed) and not behind_camera(place(scene, to_box(BOXES[0]), 64))
+    told = box_numbers(placed)[0].numpy()
+    x, y, z = placed.box.corners().numpy().T
+    crop, front = placed.camera_crop, y > 1
+    u, v = (1266 * x / y + 812 - crop.left) / crop.width, (1266 * (-z - 0.3) / y + 488 - crop.top) / crop.height
+    assert front.sum() == 4 and np.allclose(told[front, 0], u[front]) and np.allclose(told[front, 1], v[front])
+    assert (told[~front, 0] > 1).all() and np.abs(told).max() <= 4
 
 
 def test_box_text() -> None:

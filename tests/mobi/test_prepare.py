@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from graft_common.pixels import read_provenance
 from graft_common.rangeview import points_in_box
 from mobi.box_text import parse_numbers, to_box
 from mobi.cli import main
-from mobi.nuscenes_tables import read_sweep, read_tables
-from mobi.prepare import angle_rectangle, class_of, distances, ground_apart, overlap
+from mobi.config import PrepareConfig
+from mobi.nuscenes_tables import Tables, read_sweep, read_tables
+from mobi.prepare import Frame, angle_rectangle, class_of, distances, frame_rows, ground_apart, overlap, read_frame
 
 CAR = (4.0, 2.0, 1.6)
 
@@ -59,11 +61,48 @@ def test_empty_boxes_touch_nothing(tree: Path, prepared: Path) -> None:
     tables, rows = read_tables(tree), rows_of(prepared / "empty.csv")
     objects = {row["annotation"]: row for row in rows_of(prepared / "objects.csv")}
     measures = json.loads((prepared / "run.json").read_text())["measures"]
-    assert len(rows) == measures["empty"] <= 5
+    assert 0 < len(rows) == measures["empty"] <= 5
     for row in rows:
         assert row["box"] == objects[row["annotation"]]["box"] and row["sample"] != objects[row["annotation"]]["sample"]
-        inside = points_in_box(read_sweep(tables.path(tables.data(row["sample"])["LIDAR_TOP"])), to_box(parse_numbers(row["box"])))
-        assert inside.shape[0] > 0
+        box, frame = to_box(parse_numbers(row["box"])), read_frame(tables, tables.rows["sample"][row["sample"]])
+        assert frame is not None and frame.boxes
+        for _, other in frame.boxes:
+            assert ground_apart(box, other) and overlap(angle_rectangle(box), angle_rectangle(other)) <= 0.5
+
+
+@pytest.fixture(scope="module")
+def ahead(tree: Path) -> tuple[Tables, Frame]:
+    """A sample of one camera, its boxes replaced by one car well in view, with returns enough."""
+    tables = read_tables(tree)
+    frame = read_frame(tables, next(iter(tables.rows["sample"].values())))
+    assert frame is not None
+    row = next(row for row, _ in frame.boxes if class_of(tables.category(row)) == "car")
+    return tables, replace(frame, boxes=(({**row, "num_lidar_pts": 99}, to_box((0, 10, -1, *CAR, 0))),))
+
+
+def test_an_object_that_another_camera_shows_more_of_is_left_out(ahead: tuple[Tables, Frame]) -> None:
+    """A second camera at the same place shows as much: half of what all show. One that looks away shows nothing."""
+    tables, frame = ahead
+    data, camera = frame.cameras["CAM_FRONT"]
+    away = replace(camera, lidar_to_camera=np.diag([-1.0, 1, -1, 1]) @ camera.lidar_to_camera)
+    for other, share in ((camera, 0.5), (away, 1)):
+        both = replace(frame, cameras={"CAM_FRONT": (data, camera), "CAM_BACK": (data, other)})
+        names = ["CAM_FRONT", "CAM_BACK"] if share == 0.5 else ["CAM_FRONT"]
+        for least in (0.4, 0.7):
+            found = frame_rows(tables, both, PrepareConfig(root=Path("x"), min_visibility=least))
+            assert [row["camera"] for row in found] == (names if least <= share else [])
+            assert all(row["visibility"] == share for row in found)
+
+
+def test_an_object_behind_another_is_left_out(ahead: tuple[Tables, Frame]) -> None:
+    tables, frame = ahead
+    row, near = frame.boxes[0]
+    for place, hidden in ((to_box((0, 16, -1, *CAR, 0)), True), (to_box((6, 16, -1, *CAR, 0)), False)):
+        both = replace(frame, boxes=((row, near), (row, place)))
+        for most in (0.5, 1.0):
+            found = frame_rows(tables, both, PrepareConfig(root=Path("x"), max_overlap=most))
+            assert len(found) == (0 if hidden and most < 1 else 2)
+            assert all((row["overlap"] > 0.5) == hidden for row in found)
 
 
 def test_overlap_of_angles() -> None:

@@ -11,12 +11,13 @@ from skimage.draw import polygon
 
 from graft_common.rangeview import NUSCENES, grid_points, metres, points_in_box, project
 from mobi import pipeline
+from mobi.composite import OCCLUDER_GAP
 from mobi.records import Crops, Painted
 
 FOCAL, BASE, SHIFT = 994.978, 0.193001, 31.086
 K = np.array([[FOCAL, 0, 311.193], [0, FOCAL, 254.877], [0, 0, 1]])
 TO_CAMERA = np.array([[1.0, 0, 0, 0], [0, 0, -1, -0.3], [0, 1, 0, 0], [0, 0, 0, 1]])  # the sensor is 0.3 m above the camera
-PERSON = (-0.9, 3.2, -0.4, 0.6, 0.5, 1.0, 0.3)  # as tall as the picture at that distance lets it be
+PERSON = (-1.1, 4.0, -0.28, 0.6, 0.5, 1.7, 0.3)  # 4.1 m away, partly behind what stands on the left, cut by the picture's edge
 
 
 class Hole:
@@ -34,13 +35,20 @@ class Hole:
         return Painted(camera, torch.stack([depth, crops.lidar[:, 1]], 1))
 
 
+def depths() -> np.ndarray:
+    """Metres along the optical axis, inf where nothing was measured."""
+    disparity = stereo_motorcycle()[2].astype(np.float64)
+    valid = np.isfinite(disparity)
+    assert 0.5 < valid.mean() < 1 and np.isinf(disparity[~valid]).all()
+    return np.where(valid, FOCAL * BASE / (disparity + SHIFT), np.inf)
+
+
 @pytest.fixture(scope="module")
 def motorcycle() -> tuple[np.ndarray, np.ndarray]:
     """The left picture, and what the virtual sensor sees: every pixel's point, the nearest of each HDL-32E cell kept."""
-    left, _, disparity = stereo_motorcycle()
-    valid = np.isfinite(disparity)
-    assert 0.5 < valid.mean() < 1 and np.isinf(disparity[~valid]).all()
-    depth = FOCAL * BASE / (disparity[valid].astype(np.float64) + SHIFT)
+    left, depth = stereo_motorcycle()[0], depths()
+    valid = np.isfinite(depth)
+    depth = depth[valid]
     v, u = np.nonzero(valid)
     x, down = (u - K[0, 2]) / FOCAL * depth, (v - K[1, 2]) / FOCAL * depth
     points = np.stack([x, depth, -down - 0.3, left[valid].mean(-1)], 1).astype(np.float32)
@@ -65,7 +73,9 @@ def test_insert_a_pedestrian(motorcycle: tuple[np.ndarray, np.ndarray]) -> None:
     edit = pipeline.insert(left, points, calib, PERSON, left[50:200, 50:100], painter=Hole())
     n = len(edit.sweep.points) - edit.sweep.n_new
     new = edit.sweep.points[n:]
-    assert edit.sweep.n_new > 50 and edit.measures["points_in_box_after"] > 200
+    assert edit.sweep.n_new > 150 and edit.measures["in_box_share"] > 0.5
+    assert edit.measures["points_in_box_after"] == edit.sweep.predicted.sum() > 10 * edit.measures["points_in_box_before"]
+    assert edit.measures["hole_clipped"] == {"image": True, "camera_crop": False, "range_crop": False}
     # the hole by hand: outline of the corners of the box grown by 1.1
     x, y, z, length, width, height, yaw = PERSON
     corner = np.array([(a, b, c) for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)]) * [length, width, height] * 0.55
@@ -88,6 +98,11 @@ def test_insert_a_pedestrian(motorcycle: tuple[np.ndarray, np.ndarray]) -> None:
     outside = ~points_in_box(gone, edit.placed.box).numpy()
     assert (np.linalg.norm(gone[outside, :3], axis=1) > y - 1).all()
     assert np.array_equal(edit.image.rgb[edit.image.share == 0], left[edit.image.share == 0])
+    # in the picture what stays is what the measured depth has before the box, to a cell of the lidar
+    near = depths() < y - 0.4 - OCCLUDER_GAP
+    hole, stays = edit.placed.hole, edit.image.occluder
+    assert 0.2 < near[hole].mean() < 0.8
+    assert (near == stays)[hole].mean() > 0.9, (near[hole].mean(), stays[hole].mean(), (near & ~stays)[hole].mean())
 
 
 def test_remove_a_small_thing(motorcycle: tuple[np.ndarray, np.ndarray]) -> None:

@@ -10,12 +10,14 @@ from torch.nn import functional as F
 
 from graft_common.pixels import merge_stored
 from graft_common.rangeview import (
+    MASK_SCALE,
     Box3d,
     RangeView,
     Sensor,
     crop_columns,
     grid_points,
     metres,
+    nearest_distance,
     points_in_box,
     project_camera,
     put_crop,
@@ -66,7 +68,7 @@ def composite_image(
     if len(canvas) == 1:
         part = np.einsum("c,chw->hw", [0.299, 0.587, 0.114], part)[None]
     canvas[:, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width] = part
-    occluder = occluded(placed) & placed.hole if z_test else np.zeros_like(placed.hole)
+    occluder = occluded(placed) if z_test else np.zeros_like(placed.hole)
     reach = blend_reach(placed.hole.shape[1], blur)
     hole = (placed.hole & ~occluder).astype(np.float64)
     share = cv2.GaussianBlur(hole, (2 * reach + 1,) * 2, reach, borderType=cv2.BORDER_REPLICATE)
@@ -142,7 +144,7 @@ def composite_sweep(
         predicted=(replaced & hits).numpy(),
         missed=(shown & ~inside_crop).numpy(),
         aimed=(aimed & ~blocked & inside_crop).numpy(),
-        hit=(aimed & ~blocked & hits).numpy(),
+        hit=(aimed & ~blocked & hits & replaced).numpy(),
     )
 
 
@@ -219,17 +221,20 @@ def _aimed(placed: Placed, z_test: bool) -> tuple[Bool[Tensor, "rows columns"], 
 
 
 def occluded(placed: Placed) -> Bool[np.ndarray, "H W"]:
-    """Where the sweep shows something before the box, in the picture: each such pixel's cell, at its return's distance."""
+    """Pixels of the hole before which the sweep shows something: each such pixel's cell, at its return's distance.
+
+    The camera looks past other edges than the lidar, so a return counts also where its own ray misses the box, if it is nearer
+    than all of the box: seen from beside the lidar, nothing of the box comes before it.
+    """
     import cv2
 
-    _, before = _aimed(placed, True)
-    scene, view = placed.scene, placed.view
-    canvas = np.zeros(placed.hole.shape, np.uint8)
-    if not before.any():
-        return canvas > 0
+    scene, view, box, hole = placed.scene, placed.view, placed.box.scaled(MASK_SCALE), placed.hole
     sensor = scene.sensor
-    row = before.nonzero()[:, 0]
-    distance = metres(view.depth[before].double(), sensor)
+    distance = metres(view.depth.double(), sensor)
+    enter = box_span(view.pitch, view.yaw, box)[0]
+    limit = torch.where(enter.isfinite(), enter, nearest_distance(box)) - OCCLUDER_GAP
+    before = (view.index >= 0) & (distance < limit)
+    distance, row = distance[before], before.nonzero()[:, 0]
     yaw = pixel_angles(sensor, view.depth)[1][before].double()
     step = np.pi / sensor.columns
     beam = sensor.rows - 1.0 - row.double()
@@ -237,7 +242,10 @@ def occluded(placed: Placed) -> Bool[np.ndarray, "H W"]:
     for up, aside in ((-0.5, -step), (-0.5, step), (0.5, step), (0.5, -step)):
         corners.append(distance[:, None] * direction(beam_pitch(beam + up, sensor), yaw + aside))
     cells = project_camera(torch.stack(corners, 1).numpy(), scene.camera)
-    for cell in cells[(cells[..., 2] > 0).all(1)]:
-        # to the nearest pixel: cells that touch share their edge, so no seam stays open
-        cv2.fillConvexPoly(canvas, np.rint(cell[:, :2].clip(-1e4, 1e4)).astype(np.int32), 1)
-    return canvas > 0
+    # to the nearest pixel: cells that touch share their edge, so no seam stays open
+    cells = np.rint(cells[(cells[..., 2] > 0).all(1), :, :2].clip(-1e4, 1e4)).astype(np.int32)
+    canvas, (rows, columns) = np.zeros(hole.shape, np.uint8), hole.nonzero()
+    near = (cells.max(1) >= (columns.min(), rows.min())) & (cells.min(1) <= (columns.max(), rows.max()))
+    for cell in cells[near.all(1)]:
+        cv2.fillConvexPoly(canvas, cell, 1)
+    return (canvas > 0) & hole

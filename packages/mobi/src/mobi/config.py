@@ -150,13 +150,15 @@ class ViewConfig:
     """The lidar's own calibration in place of --sensor: Ouster metadata (.json), Velodyne (.xml, .yaml) or Hesai (.csv)."""
     sensor_columns: int | None = None
     """Firings around the circle, for a --sensor-file that does not say: all but Ouster's."""
+    rows: Literal["angle", "ring"] = "angle"
+    """Put a point into the row nearest in elevation, or into the one that its ring names; as the edit did."""
     out: Path = Path("out/view")
     """Folder for panel.png and run.json."""
     json: bool = False
     """Print the run record as one JSON line on stdout."""
 
     def check(self) -> None:
-        check_sweep_settings(self.sweep_columns, "angle")
+        check_sweep_settings(self.sweep_columns, self.rows)
         check_sensor_settings(self.sensor, self.sensor_file, self.sensor_columns)
         if self.box is not None:
             parse_numbers(self.box)

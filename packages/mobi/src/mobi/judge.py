@@ -10,11 +10,11 @@ from scipy.ndimage import binary_dilation
 from graft_common.rangeview import points_in_box, project_camera
 from graft_common.rangeview.angles import direction
 from mobi.composite import box_span
-from mobi.place import hole_clipped
+from mobi.place import behind_camera, hole_clipped
 from mobi.records import EditedImage, EditedSweep, Placed
 
 ABOVE_GROUND = 0.2  # metres over the box's bottom: what lies lower may be the road
-LEAST_SHARE, LEAST_AGREEMENT, MOST_LEFT = 0.1, 0.5, 0.05
+LEAST_SHARE, LEAST_AGREEMENT, MOST_LEFT, MOST_HIDDEN = 0.1, 0.5, 0.05, 0.9
 DRAWN = 24  # grey levels in any channel by which a pixel must change to count as drawn
 
 
@@ -71,12 +71,14 @@ def judge(
 ) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
     """(measures, flags, warnings) of an edit; flags name reasons to reject it, warnings what its owner should know.
 
-    The silhouette is what the picture shows changed: that of the new object for an insertion into free space. For a
-    replacement the old object's outline is in it too, so agreement is judged for insertions alone.
+    The silhouette is what the picture shows changed: that of the new object for an insertion into free space, which alone is
+    judged for agreement. A replacement's change is no silhouette: it holds the old object's outline too, and where the new
+    object looks like the old one, as the best reinsertion does, there is none.
     """
     before, after = standing(placed, placed.scene.points), standing(placed, sweep.points)
     aimed, hit = int(sweep.aimed.sum()), int(sweep.hit.sum())
     share = hit / aimed if aimed else None
+    hidden = float(image.occluder.sum() / placed.hole.sum())
     clipped = hole_clipped(placed)
     drawn = (np.abs(image.rgb.astype(int) - placed.scene.rgb).max(-1) > DRAWN) & placed.hole
     measures: dict[str, Any] = {
@@ -86,7 +88,9 @@ def judge(
         "standing_after": after,
         "in_box_share": share,
         "hole_clipped": clipped,
+        "behind_camera": behind_camera(placed),
         "occluded_pixels": int(image.occluder.sum()),
+        "occluded_share": hidden,
         "missed_pixels": int(sweep.missed.sum()),
     }
     flags = [f"hole clipped by the {name.replace('_', ' ')}" for name, cut in clipped.items() if cut]
@@ -102,8 +106,15 @@ def judge(
     if task == "remove":
         if after > MOST_LEFT * before:
             flags.append(f"{after} returns stand in the box, {before} before")
-    elif share is not None and share < LEAST_SHARE:
-        flags.append(f"{hit} of {aimed} rays through the box return in it, {LEAST_SHARE:.0%} wanted")
+    else:
+        if share is None:
+            flags.append("no ray of the sweep reaches the box; the lidar cannot show the object")
+        elif share < LEAST_SHARE:
+            flags.append(f"{hit} of {aimed} rays through the box return in it, {LEAST_SHARE:.0%} wanted")
+        if hidden > MOST_HIDDEN:
+            flags.append(f"{hidden:.0%} of the hole lies behind something nearer; the picture hardly shows the object")
+        if measures["behind_camera"]:
+            flags.append("the box reaches behind the camera; the network is told only roughly where")
     if sweep.missed.any():
         flags.append(f"{int(sweep.missed.sum())} pixels of the range view lie outside the crop and lost their return")
     return measures, tuple(flags), tuple(warnings)

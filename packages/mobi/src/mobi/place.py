@@ -31,9 +31,11 @@ from graft_common.rangeview import (
     range_mask,
     take_crop,
 )
+from graft_common.rangeview.camera import NEAR_PLANE
 from mobi.records import Crops, Placed, Scene
 
 REFERENCE_SIZE = 224
+FARTHEST_SHARE = 3  # crop widths or heights beyond the crop that a corner is told to lie: the token is a smooth code of the number
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's own (Radford et al. 2021), as Paint-by-Example keeps them
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -117,12 +119,17 @@ def range_pixels(p: Placed) -> Float[Tensor, "2 D D"]:
 
 
 def box_numbers(p: Placed) -> tuple[Float[Tensor, "8 3"], Float[Tensor, "8 3"]]:
-    """Corners of the unscaled box in the camera crop and in the range crop (spec 2.4 and 2.6)."""
+    """Corners of the unscaled box in the camera crop and in the range crop (spec 2.4 and 2.6).
+
+    A corner behind the camera has no place in the picture: it is told as if on the near plane, which keeps its side, and no
+    corner as farther out than `FARTHEST_SHARE` crops.
+    """
     corners, sensor = p.box.corners(), p.scene.sensor
     lidar = box_in_crop(box_to_range(corners, sensor), p.range_crop, sensor)
     depth = normalise_depth(lidar[:, 2], *p.band)
-    flat = torch.from_numpy(camera_box_in_crop(project_camera(corners.numpy(), p.scene.camera), p.camera_crop))
-    camera = torch.cat([flat, depth[:, None]], 1)
+    seen = project_camera(corners.numpy(), p.scene.camera, NEAR_PLANE)
+    flat = camera_box_in_crop(seen, p.camera_crop).clip(-FARTHEST_SHARE, 1 + FARTHEST_SHARE)
+    camera = torch.cat([torch.from_numpy(flat), depth[:, None]], 1)
     return camera.float(), torch.cat([lidar[:, :2], depth[:, None]], 1).float()
 
 
@@ -141,6 +148,11 @@ def crop_reference(rgb: UInt8[np.ndarray, "H W 3"], rectangle: tuple[float, floa
     left, top = min(int(rectangle[0]), width - 1), min(int(rectangle[1]), height - 1)
     right, bottom = max(left + 1, int(np.ceil(rectangle[2]))), max(top + 1, int(np.ceil(rectangle[3])))
     return rgb[top:bottom, left:right].copy()
+
+
+def behind_camera(p: Placed) -> bool:
+    """Whether a corner of the box lies behind the camera's near plane."""
+    return bool((project_camera(p.box.corners().numpy(), p.scene.camera)[:, 2] < NEAR_PLANE).any())
 
 
 def hole_clipped(p: Placed) -> dict[str, bool]:

@@ -124,7 +124,7 @@ class EditedSweep:
         predicted: (rows, columns), of those the ones whose new return lies in the box.
         missed: (rows, columns) of the view that lost an in-box point but lie outside the crop, where nothing is predicted.
         aimed: (rows, columns) of the crop whose ray meets the box with nothing nearer in the way.
-        hit: (rows, columns), of those the ones whose prediction lies in the box.
+        hit: (rows, columns), of those the ones whose new return lies in the box.
     """
 
     points: Float32[np.ndarray, "M C"]

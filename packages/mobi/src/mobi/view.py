@@ -27,7 +27,9 @@ def run_view(config: ViewConfig, command: list[str]) -> dict[str, Any]:
     out = checked_out(config.out)
     record = Run(command, config, "graft-mobi")
     sensor = pick_sensor(config.sensor, config.sensor_file, config.sensor_columns)
-    scene = read_scene(config.image, config.sweep, config.calib, sensor=sensor, columns=config.sweep_columns)
+    scene = read_scene(
+        config.image, config.sweep, config.calib, sensor=sensor, columns=config.sweep_columns, rows=config.rows
+    )
     files = {"image": config.image, "sweep": config.sweep, "calib": config.calib, "sensor": config.sensor_file}
     for role, path in files.items():
         if path is not None:
@@ -39,8 +41,9 @@ def run_view(config: ViewConfig, command: list[str]) -> dict[str, Any]:
         said = _edit(config.edit)
         box = to_box(said["box"]) if box is None else box
         after = read_scene(
-            config.edit / "image.png", config.edit / "sweep.pcd.bin", config.calib, sensor=sensor, columns=config.sweep_columns
-        )
+            config.edit / "image.png", config.edit / "sweep.pcd.bin", config.calib, sensor=sensor,
+            columns=config.sweep_columns, rows=config.rows,
+        )  # fmt: skip
         if after.rgb.shape != scene.rgb.shape:
             raise InputError(f"{typed(config.edit)}: its picture has another size than {typed(config.image)}; give its source")
         replaced = np.zeros((sensor.rows, sensor.columns), bool)
