@@ -134,7 +134,7 @@ def compare(ours: RangeView, other: Record, name: str) -> None:
 
 
 def bench(firings: int, device: str, dtype: torch.dtype, batch: int) -> list[dict[str, Any]]:
-    """Project and unproject; ratios are against NumPy's sort and scatter, best of 15 in `least_ms`."""
+    """Project and unproject; `least_ratio` is of the best of 15 over that of NumPy's sort and scatter, `ratio` of the medians."""
     sweep = make_sweep(firings, dtype)
     array, points = sweep.numpy(), sweep.to(device)
     shape = f"{len(sweep)} points"

@@ -113,7 +113,14 @@ def merging_part(stop: float) -> Results:
     return part(stop)
 
 
-PARTS: dict[str, Callable[[float], Results]] = {"attention": attention_part, "merging": merging_part}
+def mobi_part(stop: float) -> Results:
+    """Camera+lidar samples per minute of mobi, whose package must be there, and microseconds per sweep of the range view."""
+    from gpu_mobi import mobi_part as part
+
+    return part(stop)
+
+
+PARTS: dict[str, Callable[[float], Results]] = {"attention": attention_part, "merging": merging_part, "mobi": mobi_part}
 
 
 def main() -> int:

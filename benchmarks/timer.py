@@ -123,12 +123,16 @@ def _held(status: Path, name: str) -> int:
 
 
 def report(timings: list[Timing], against: str) -> list[dict[str, Any]]:
-    """Print one JSON line per case on stdout, with its time over that of the case `against` of the same run; likewise its
-    memory, where both are known."""
+    """Print one JSON line per case on stdout, with its time over that of the case `against` of the same run: "ratio" of the
+    medians, "least_ratio" of the least times, which other work on the machine disturbs less; likewise its memory, where both
+    are known."""
     base = next(t for t in timings if t.case == against)
     lines = []
     for t in timings:
-        line = asdict(t) | {"against": against, "ratio": round(t.median_ms / base.median_ms, 4)}
+        line = asdict(t) | {
+            "against": against, "ratio": round(t.median_ms / base.median_ms, 4),
+            "least_ratio": round(t.least_ms / base.least_ms, 4) if base.least_ms else None,
+        }  # fmt: skip
         if t.peak_memory_bytes is not None and base.peak_memory_bytes:
             line["memory_ratio"] = round(t.peak_memory_bytes / base.peak_memory_bytes, 4)
         lines.append(line)

@@ -1,6 +1,6 @@
 """What MObI promises, measured on held-out drawn scenes: `uv run --all-packages python tools/mobi_claims.py`.
 
-Parts: evaluate (every table, by `graft-mobi evaluate`), speed (one pass of the network, one insert after loading). Writes
+Parts: evaluate (every table, by `graft-mobi evaluate`), speed (a whole insert, and edits with the weights loaded). Writes
 benchmarks/results/mobi_claims.json and the tables in packages/mobi/README.md. Every part, and every batch of evaluate, is kept in
 the cache as it ends; a second run goes on where the first one stopped.
 
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
 import tyro
@@ -23,6 +24,7 @@ from mobi.config_study import ARM_NAMES, HELD_OUT, ArmName, EvaluateConfig
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- claims: begin (tools/mobi_claims.py writes this) -->", "<!-- claims: end -->"
 PartName = Literal["evaluate", "speed"]
+LIMIT = 8  # seconds, of one insert on two cores
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def evaluate(s: Settings) -> dict[str, Any]:
 
 
 def speed(s: Settings) -> dict[str, Any]:
-    """Seconds of one batch of paintings and of one whole insert, after loading and a first call."""
+    """Seconds of the verb `insert` as a user runs it (files read, weights loaded, painted, files written) once everything is
+    imported, and of edits with weights and scene loaded."""
     from mobi.cases import draw_case, pick_objects
     from mobi.config import CompositeConfig
     from mobi.pipeline import edit_scene, load_painter
@@ -80,14 +83,46 @@ def speed(s: Settings) -> dict[str, Any]:
     config = CompositeConfig(weights=s.weights, steps=s.steps)
     painter = load_painter(config)
     case = draw_case(next(iter(pick_objects(1, s.seed, (400, 225), ("car",)))), (400, 225), painter.size)
-    warm = load_painter(CompositeConfig(weights=s.weights, steps=1))
-    edit_scene("insert", [case.placed], [case.reference], [0], warm, config)
-    found = {}
-    for name, count in (("insert", 1), (f"batch of {s.batch_size}", s.batch_size)):
+    verb = verb_seconds(s, case)
+    loaded = {}
+    for name, count in (("one edit", 1), (f"batch of {s.batch_size}", s.batch_size)):
         began = time.perf_counter()
         edit_scene("insert", [case.placed] * count, [case.reference] * count, list(range(count)), painter, config)
-        found[name] = time.perf_counter() - began
-    return {"seconds": found, "steps": s.steps, "threads": s.threads}
+        loaded[name] = time.perf_counter() - began
+    return {
+        "insert_verb_after_imports_seconds": verb, "wanted_at_most_seconds": LIMIT, "with_all_loaded_seconds": loaded,
+        "steps": s.steps, "threads": s.threads,
+    }  # fmt: skip
+
+
+def verb_seconds(s: Settings, case: Any) -> float:
+    """One `insert` into the case's empty scene, on files in a temporary folder. An insert of one step comes before it and imports
+    what it needs; the weights are read anew."""
+    from graft_common.raster import write_png
+    from mobi.box_text import from_box
+    from mobi.bundle import _load
+    from mobi.config import InsertConfig
+    from mobi.pipeline import run_insert
+
+    scene, spent = case.truth.empty.scene, 0.0
+    calib = {"K": scene.camera.intrinsics.tolist(), "lidar_to_camera": scene.camera.lidar_to_camera.tolist()}
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        write_png(folder / "image.png", scene.rgb, {})
+        write_png(folder / "reference.png", case.tracked, {})
+        (folder / "sweep.bin").write_bytes(scene.points.astype("<f4").tobytes())
+        (folder / "calib.json").write_text(json.dumps(calib), encoding="utf-8")
+        for out, steps in (("first", 1), ("timed", s.steps)):
+            config = InsertConfig(
+                image=folder / "image.png", sweep=folder / "sweep.bin", calib=folder / "calib.json",
+                reference=folder / "reference.png", box=",".join(str(v) for v in from_box(case.placed.box)),
+                weights=s.weights, steps=steps, out=folder / out, json=True,
+            )  # fmt: skip
+            _load.cache_clear()
+            began = time.perf_counter()
+            run_insert(config, ["graft-mobi", "insert"])
+            spent = time.perf_counter() - began
+    return spent
 
 
 RUN: dict[PartName, Callable[[Settings], dict[str, Any]]] = {"evaluate": evaluate, "speed": speed}
@@ -98,10 +133,11 @@ COUNTED: dict[PartName, tuple[str, ...]] = {
 
 def digest(weights: str) -> str:
     """Of a bundle's files."""
+    from graft_common.bundle import find
     from graft_common.provenance import folder_digest
-    from mobi.bundle import FILES, find
+    from mobi.bundle import FILES
 
-    return folder_digest(find(weights)[1], only=FILES)
+    return folder_digest(find(weights, FILES)[1], only=FILES)
 
 
 def kept(part: PartName, s: Settings) -> Path:
@@ -152,8 +188,12 @@ def tables(found: Mapping[str, Any]) -> str:
         rows.append("Networks: " + ", ".join(f"{role} {name}" for role, name in found["evaluate"]["backbones"].items()) + ".")
     if "speed" in found:
         m = found["speed"]
-        said = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in m["seconds"].items())
-        rows += ["", f"After loading, {m['steps']} steps, {m['threads']} CPU threads: {said}."]
+        said = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in m["with_all_loaded_seconds"].items())
+        rows += [
+            "", f"{m['steps']} steps, {m['threads']} CPU threads: the verb `insert` after imports, loading and writing included, "
+            f"{m['insert_verb_after_imports_seconds']:.1f} s (wanted: at most {m['wanted_at_most_seconds']:g} s); with everything "
+            f"loaded: {said}.",
+        ]  # fmt: skip
     return "\n".join(rows).strip()
 
 

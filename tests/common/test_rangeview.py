@@ -25,6 +25,7 @@ from graft_common.rangeview import (
     project_batch,
     sensor_from_degrees,
     unproject,
+    unproject_batch,
 )
 
 SENSORS = [NUSCENES, OS1_128, HDL_64E, PANDAR64]
@@ -258,6 +259,20 @@ def test_a_batch_is_its_sweeps(kind):
         for name, value in vars(project(s, PANDAR64)).items():
             assert torch.equal(getattr(batch, name)[k], value), name
     assert batch.index.shape == (len(sizes), 64, 1800) and batch.n_nan.tolist()[:2] == [1, 0]
+
+
+def test_a_batch_comes_back_sweep_by_sweep():
+    """Sweeps of several lengths, one of them empty; one call for all would mix their points."""
+    sweeps = [torch.from_numpy(sweep(PANDAR64, n, seed=20 + n)[0]) for n in (700, 0, 300)]
+    batch = project_batch(sweeps, PANDAR64)
+    back = unproject_batch(batch, PANDAR64)
+    assert len(back) == 3 and len(back[1]) == 0
+    for one, alone in zip(back, sweeps, strict=True):
+        assert torch.equal(one, unproject(project(alone, PANDAR64), PANDAR64))
+    with pytest.raises(InputError, match=r"\(3, 64, 1800\) holds several sweeps; call unproject_batch"):
+        unproject(batch, PANDAR64)
+    with pytest.raises(InputError, match=r"is no batch .* call unproject for one sweep"):
+        unproject_batch(project(sweeps[0], PANDAR64), PANDAR64)
 
 
 def test_what_arrays_may_be():

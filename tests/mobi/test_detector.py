@@ -319,3 +319,8 @@ def test_against_a_plain_second_writing():
                 / 0.9
             )
             assert average_precision(at) == pytest.approx(area, abs=1e-9)
+
+
+def test_of_no_found_boxes_there_are_no_pairs():
+    none = match([[Marked(box(0, 10), "car")]], [[]], "car")
+    assert pairs(none).shape == pairs(none, [[0]]).shape == (0, 3) and none.recall == 0

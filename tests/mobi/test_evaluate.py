@@ -9,17 +9,22 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import binary_dilation
 
 from graft_common.console import Run
 from graft_common.rangeview import Box3d, has_return, metres, points_in_box, take_crop
 from mobi import answers, score, trial
 from mobi.cases import Case, Pick, draw_case, move_points, other_references, pick_objects
 from mobi.config import CompositeConfig, PrepareConfig
-from mobi.config_study import EvaluateConfig
+from mobi.config_study import ARM_NAMES, EvaluateConfig
+from mobi.judge import standing
 from mobi.range_table import ROWS, range_errors
 from mobi.records import Crops, Painted
+from mobi.summary import table
 from mobi.yaw import observation_angle
 
+EXTRA = "free insertion, no box"
+LOOKS = (answers.EMPTY, answers.PASTED, trial.CODED, trial.SAME)
 PICTURE, SIZE, FIRST = (240, 135), 64, 5_000_006  # a scene that has one of each class
 TWIN = "-twin"
 
@@ -121,16 +126,31 @@ def test_oracle_and_trivial_answers(cases: list[Case]) -> None:
         tools = trial.Tools(
             {"plain": oracle, "no box": oracle, "apart": oracle}, same, same,
             yaw=lambda crops, mine=mine: np.array([observation_angle(c.placed.box, c.placed.scene.camera) for c in mine]) + np.pi,
-            detector=lambda scenes, mine=mine: [[Found(c.placed.box, c.label, 0.9)] for c in mine],
+            detector=lambda scenes, mine=mine: [
+                [Found(c.placed.box, c.label, 0.9)] if standing(c.placed, scene.points) > 3 else []
+                for c, scene in zip(mine, scenes, strict=True)
+            ],
         )  # fmt: skip
-        rows += trial.try_batch(mine, list(trial.ARMS), tools, config)
-        assert oracle.calls == len(trial.ARMS)
+        arms = [*ARM_NAMES, EXTRA]
+        rows += trial.try_batch(mine, arms, tools, config)
+        assert oracle.calls == len(arms)
     json.dumps(rows, allow_nan=False)
+    for label in ("car", "pedestrian"):
+        cells = table([row for row in rows if row["label"] == label], "fid_other")
+        gap = cells["same reference less original"]["ate"]
+        assert abs(gap["mean"]) < 1e-9 and gap["n"] == 2
+        assert {"fid_other"} == {key for name in LOOKS for key in cells[name] if key.startswith("fid")}
+        assert cells[trial.CODED]["fid_other"]["mean"] < cells[answers.EMPTY]["fid_other"]["mean"]
     for row in rows:
         found = row["scores"]
         for name in (answers.TRUTH, trial.TRACKED):  # the stand-in judges: boxes right, every car turned round
             assert found[name]["found"] == 1 and max(found[name][key] for key in ("ate", "ase", "aoe")) < 1e-9
             assert (found[name]["yaw_gap"] == pytest.approx(180)) if row["label"] == "car" else "yaw_gap" not in found[name]
+        # how real the trivial answers look, and what the detector finds of them
+        assert found[answers.EMPTY]["found"] == 0 and found[answers.PASTED]["found"] == found[trial.CODED]["found"] == 1
+        assert found[trial.CODED]["lpips_tiny"] < found[answers.EMPTY]["lpips_tiny"]
+        assert all({"clip_i_tiny", "d_lpips_tiny", "i_lpips_tiny"} <= set(found[name]) for name in LOOKS)
+        assert found[EXTRA]["lidar_index"] > 0.97 and "clip_i_tiny" in found[EXTRA]
         for name in (answers.TRUTH, trial.SAME, trial.FREE, trial.FLOOR, trial.RIGHT):
             assert found[name]["joint_f1"] > 0.75, name
         assert found[trial.RIGHT]["joint_f1"] > 0.9
@@ -151,6 +171,18 @@ def test_oracle_and_trivial_answers(cases: list[Case]) -> None:
         nearer = found[trial.SAME]["clip_i_tiny"] > found[trial.REPLACED]["clip_i_tiny"]
         assert nearer is (not row["case"].endswith(TWIN))  # a twin's own reference is the other class's
         assert max(v for k, v in found["range autoencoder"].items() if "depth" in k) < 1e-3
+
+
+def test_copy_paste_stays_in_the_grown_hole(cases: list[Case]) -> None:
+    """The corners of the hole's bounding rectangle show the empty scene."""
+    for case in cases[:2]:
+        pasted, empty = answers.pasted(case)[0], answers.empty(case)[0]
+        changed, hole = (pasted != empty).any(0).numpy(), answers.holes(case.placed)[0].numpy()
+        grown = binary_dilation(hole, np.ones((5, 5), bool))
+        top, bottom, left, right = answers.bounds(hole)
+        assert not (changed & ~grown).any() and changed[hole].mean() > 0.9
+        if case.label == "car":
+            assert not grown[top:bottom, left:right].all()
 
 
 def test_a_painter_that_misses(cases: list[Case]) -> None:

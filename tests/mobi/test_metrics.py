@@ -1,13 +1,22 @@
 """Measures against numbers by hand: truth, trivial answers, and what lies between."""
 
+from pathlib import Path
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
+from graft_common.errors import InputError
+from graft_common.metrics import features
 from graft_common.rangeview import Camera, CameraCrop, camera_pixels
 from mobi import metrics
+from mobi.config_study import ARM_NAMES, ArmName
+from mobi.realism import Backbones, patch_features
 from mobi.summary import difference, findings, frechets, markdown, range_ratio, table
+from mobi.trial import ARMS
 
+CLIP_MEAN, CLIP_SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 K = np.array([[100.0, 0, 40], [0, 100.0, 30], [0, 0, 1]])
 FORWARD = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])  # lidar x right, y forward, z up
 
@@ -108,6 +117,61 @@ def test_tables() -> None:
     assert found["moved"]["mean"] == pytest.approx(4 * 2**2)  # equal spread: the squared shift of the mean
     low, high = found["moved"]["ci95"]
     assert low <= 16 <= high
+
+
+def test_arms_have_one_list_of_names() -> None:
+    assert set(get_args(ArmName)) == set(ARMS) > set(ARM_NAMES)
+    assert all(ARMS[name].painter == "plain" for name in ("replacement", "free insertion", "removal"))
+    extra = set(ARMS) - set(ARM_NAMES)
+    assert len(extra) == 4 and {ARMS[name].painter for name in extra} == {"no box", "apart"}
+
+
+def test_detector_of_reinserted_objects_less_original() -> None:
+    """Pairs alone count: the sixth object was not found after the edit."""
+    rows = [_row(k, truth={"found": 1.0, "ate": 0.1 * k}) for k in range(6)]
+    for k, row in enumerate(rows):
+        row["scores"]["same reference"] = {"found": 1.0, "ate": 0.1 * k + 0.2} if k < 5 else {"found": 0.0}
+        row["features"] = {"truth": [0.0]}
+    cells = table(rows)["same reference less original"]
+    assert cells["ate"]["n"] == 5 and cells["ate"]["mean"] == pytest.approx(0.2) == cells["ate"]["ci95"][0]
+    assert cells["found"]["mean"] == pytest.approx(-1 / 6) and set(cells) == {"found", "ate"}
+
+
+def test_ablations_of_replacement_and_insertion_are_held_against_their_own_arm() -> None:
+    rows = [
+        _row(k, **{"replacement": {"lidar_index": 0.7 + 0.01 * k, "joint_f1": 0.9},
+                   "replacement, no box": {"lidar_index": 0.5}, "replacement, no joint attention": {"joint_f1": 0.95}})
+        for k in range(6)
+    ]  # fmt: skip
+    cells = table([{**r, "features": {"truth": r["features"]["truth"]}} for r in rows])
+    asked = {f["what"]: f["holds"] for f in findings(rows, "car", cells)}
+    assert asked["replacement: lidar index with the box above without"] is True
+    assert asked["replacement: consistency F1 above that of no joint attention"] is False
+
+
+def test_frechet_distances_are_taken_on_the_named_network(tmp_path: Path) -> None:
+    """CLIP's image embeddings as they are, under CLIP's name; the tiny classifier's features by default."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 99}
+    vision = text | {"image_size": 32, "patch_size": 16}
+    vision.pop("vocab_size")
+    torch.manual_seed(0)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).eval()
+    folder = tmp_path / "clip-vit-narrow"
+    model.save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    pictures = 2 * torch.rand(3, 3, 32, 32) - 1
+    found = patch_features(pictures, str(folder))
+    mean, spread = (torch.tensor(v).view(3, 1, 1) for v in (CLIP_MEAN, CLIP_SPREAD))
+    with torch.no_grad():
+        want = model.get_image_features(pixel_values=((pictures + 1) / 2 - mean) / spread).pooler_output
+    np.testing.assert_allclose(found, want.numpy(), atol=1e-5)
+    assert not np.allclose(np.linalg.norm(found, axis=1), 1, atol=0.01)
+    assert Backbones(clip=str(folder)).names["fid"] == "fid_clip_vit_narrow" and Backbones().names["fid"] == "fid_tiny"
+    np.testing.assert_array_equal(patch_features(pictures, "tiny"), features(pictures))
+    with pytest.raises(InputError, match=r"--clip .*cannot be loaded"):
+        patch_features(pictures, str(tmp_path))
 
 
 def test_comparisons_are_paired() -> None:

@@ -1,4 +1,5 @@
-"""The nuscenes-devkit, in its own environment, loads the phantom tree and a derived one and finds the edited box."""
+"""The nuscenes-devkit, in its own environment, loads the phantom tree and a derived one and finds the edited box; its measures of
+found boxes are ours."""
 
 import json
 import os
@@ -10,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from graft_common.rangeview import Box3d
 from mobi.cli import main
+from mobi.detector import Detection
+from mobi.detector_metrics import distance, evaluate_boxes, size_error, turn_error
 from mobi.nuscenes_phantom import write_tree
 from mobi.nuscenes_tables import read_tables
 from mobi.nuscenes_write import Add, Delete, Move, write_derived
@@ -36,6 +40,35 @@ for sample in kit.sample:
     for channel, token in sample["data"].items():
         if channel.startswith("CAM"):
             kit.get_sample_data(token)
+print(json.dumps(out))
+"""
+
+GRADE = """
+import json, math, sys
+from nuscenes.eval.common.data_classes import EvalBoxes
+from nuscenes.eval.common.utils import center_distance, scale_iou, yaw_diff
+from nuscenes.eval.detection.algo import accumulate, calc_ap, calc_tp
+from nuscenes.eval.detection.data_classes import DetectionBox
+scenes = json.load(open(sys.argv[1]))
+
+def boxes(kind):
+    found = EvalBoxes()
+    for token, scene in enumerate(scenes):
+        rows = []
+        for (x, y, z, w, l, h, yaw), name, score in scene[kind]:
+            rows.append(DetectionBox(str(token), (x, y, z), (w, l, h), (math.cos(yaw / 2), 0, 0, math.sin(yaw / 2)),
+                                     detection_name=name, detection_score=score))
+        found.add_boxes(str(token), rows)
+    return found
+
+truth, found = boxes("truth"), boxes("found")
+out = {"single": [[center_distance(a, b), 1 - scale_iou(a, b), yaw_diff(a, b)]
+                  for token in truth.sample_tokens for a, b in zip(truth[token], found[token])]}
+for name in ("car", "pedestrian"):
+    at = {radius: accumulate(truth, found, name, center_distance, radius) for radius in (0.5, 1.0, 2.0, 4.0)}
+    out[name] = {"ap": sum(calc_ap(one, 0.1, 0.1) for one in at.values()) / 4}
+    for ours, theirs in (("ate", "trans_err"), ("ase", "scale_err"), ("aoe", "orient_err")):
+        out[name][ours] = calc_tp(at[2.0], 0.1, theirs)
 print(json.dumps(out))
 """
 
@@ -66,9 +99,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin" / "python"
 
 
-def ask(python: Path, root: Path) -> dict:
+def ask(python: Path, path: Path, script: str = ASK) -> dict:
     plain = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    done = subprocess.run([str(python), "-c", ASK, str(root)], capture_output=True, text=True, timeout=600, env=plain)
+    done = subprocess.run([str(python), "-c", script, str(path)], capture_output=True, text=True, timeout=600, env=plain)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.strip().splitlines()[-1])
 
@@ -135,3 +168,43 @@ def test_the_devkit_loads_what_batch_wrote(python: Path, tmp_path: Path) -> None
     assert counted == written
     untouched = {t for t in before if t not in (gone["token"], moved["token"])}
     assert all(after[t][:8] == before[t][:8] and after[t][8] == after[t][9] for t in untouched)
+
+
+def some_boxes(rng: np.random.Generator) -> tuple[list[Detection], list[Detection]]:
+    """True boxes of a scene, and found ones: near them or far off, some missing, some doubled, scores with ties."""
+    truth, found = [], []
+    for _ in range(8):
+        label = str(rng.choice(["car", "pedestrian"]))
+        size = rng.uniform((1.5, 3.5, 1.2), (2.2, 5.5, 2.0)) if label == "car" else rng.uniform(0.5, 1.9, 3)
+        centre, yaw = rng.uniform((-25, -25, -2), (25, 25, 0)), rng.uniform(-np.pi, np.pi)
+        truth.append(Detection(Box3d(tuple(centre.tolist()), tuple(size.tolist()), float(yaw)), label, -1.0))
+        for _ in range(rng.choice([0, 1, 1, 1, 2])):
+            far = rng.choice([0.2, 0.8, 3])
+            shifted, grown = centre + rng.normal(0, far, 3) * [1, 1, 0.2], size * rng.uniform(0.8, 1.25, 3)
+            turn = float(yaw + rng.choice([0, np.pi]) + rng.normal(0, 0.3))  # may leave -pi .. pi
+            box = Box3d(tuple(shifted.tolist()), tuple(grown.tolist()), turn)
+            found.append(Detection(box, label, round(float(rng.uniform(0, 1)), 1)))
+    return truth, found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_devkit_measures_found_boxes_as_we_do(python: Path, tmp_path: Path) -> None:
+    """ATE, ASE and AOE of single pairs, and averaged over a set with AP, to 1e-6."""
+    rng = np.random.default_rng(7)
+    scenes = [some_boxes(rng) for _ in range(25)]
+
+    def plain(boxes: list[Detection]) -> list:
+        return [[[*d.box.centre, *d.box.size, d.box.yaw], d.label, d.score] for d in boxes]
+
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps([{"truth": plain(truth), "found": plain(found)} for truth, found in scenes]))
+    said = ask(python, path, GRADE)
+    pairs = [(a.box, b.box) for truth, found in scenes for a, b in zip(truth, found, strict=False)]
+    ours = [[distance(a, b), size_error(a, b), turn_error(a, b)] for a, b in pairs]
+    np.testing.assert_allclose(ours, said["single"], atol=1e-6)
+    table = evaluate_boxes([truth for truth, _ in scenes], [found for _, found in scenes])
+    for label in ("car", "pedestrian"):
+        for key, value in said[label].items():
+            assert table[label][key] == pytest.approx(value, abs=1e-6), (label, key)
+        assert 0.1 < said[label]["ap"] < 0.9 and said[label]["ate"] > 0.1 and said[label]["aoe"] > 0.3

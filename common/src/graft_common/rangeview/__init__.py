@@ -32,7 +32,7 @@ from .normalise import ALPHA, normalise_depth, normalise_intensity, restore_dept
 from .project import RangeView, project, project_batch
 from .readers import read_hesai, read_ouster, read_velodyne
 from .sensor import NUSCENES, Sensor, sensor_from_degrees
-from .unproject import grid_points, has_return, metres, stored_depth, unproject
+from .unproject import grid_points, has_return, metres, stored_depth, unproject, unproject_batch
 
 __all__ = [
     "ALPHA",
@@ -85,4 +85,5 @@ __all__ = [
     "stored_depth",
     "take_crop",
     "unproject",
+    "unproject_batch",
 ]

@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from graft_common.errors import InputError
 from graft_common.rangeview.angles import direction
 from graft_common.rangeview.project import RangeView
 from graft_common.rangeview.sensor import Sensor
@@ -34,7 +35,12 @@ def unproject(view: RangeView, sensor: Sensor) -> Float[Tensor, "n 4"]:
     """Points (x, y, z, intensity) of one view's returns, row by row from the highest beam; none for empty pixels.
 
     The k-th point's pixel is the k-th of `has_return(view, sensor).nonzero()`, its ring `sensor.rings[row]`.
+
+    Raises:
+        InputError: the view holds several sweeps, whose points could not be told apart.
     """
+    if view.depth.ndim != 2:
+        raise InputError(f"a view of shape {tuple(view.depth.shape)} holds several sweeps; call unproject_batch")
     distance = metres(view.depth, sensor).flatten()
     at = _positions(_within(distance, sensor))
     # a mask would search for its pixels once per field, and stack would write the rows piecemeal
@@ -46,6 +52,17 @@ def unproject(view: RangeView, sensor: Sensor) -> Float[Tensor, "n 4"]:
     points[:, 2] = distance * pitch.sin()
     points[:, 3] = view.intensity.flatten().index_select(0, at)
     return points
+
+
+def unproject_batch(view: RangeView, sensor: Sensor) -> list[Float[Tensor, "_ 4"]]:
+    """`unproject` of every sweep of what `project_batch` gives.
+
+    Raises:
+        InputError: the view has no batch dimension, or more than one.
+    """
+    if view.depth.ndim != 3:
+        raise InputError(f"a view of shape {tuple(view.depth.shape)} is no batch (B, H, W); call unproject for one sweep")
+    return [unproject(RangeView(**{name: x[k] for name, x in vars(view).items()}), sensor) for k in range(len(view.depth))]
 
 
 def _within(distance: Float[Tensor, "*s"], sensor: Sensor) -> Bool[Tensor, "*s"]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy.ndimage import binary_dilation
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -92,16 +93,20 @@ def solid_box(case: Case) -> Painting:
 
 
 def pasted(case: Case) -> Painting:
-    """Camera: the tracked reference stretched over the hole's bounding rectangle (the paper's copy-paste). Lidar: the object's
-    returns of the other frame moved rigidly with the box, the nearest of each pixel, before the empty scene: an upper bound."""
+    """Camera: the tracked reference stretched over the hole's bounding rectangle, shown where the hole grown by two pixels is (the
+    paper's copy-paste: a mask dilated 5 x 5). Lidar: the object's returns of the other frame moved rigidly with the box, the
+    nearest of each pixel, before the empty scene: an upper bound."""
     assert case.truth is not None and case.moved is not None
     camera, lidar = empty(case)
     placed = case.placed
-    top, bottom, left, right = bounds(holes(placed)[0].numpy())
+    hole = holes(placed)[0].numpy()
+    top, bottom, left, right = bounds(hole)
     patch = torch.from_numpy(case.tracked.transpose(2, 0, 1).astype(np.float32))[None] / 127.5 - 1
-    camera[:, top:bottom, left:right] = F.interpolate(
+    canvas = camera.clone()
+    canvas[:, top:bottom, left:right] = F.interpolate(
         patch, (bottom - top, right - left), mode="bilinear", antialias=True, align_corners=False
     )[0]
+    camera = torch.where(torch.from_numpy(binary_dilation(hole, np.ones((5, 5), bool))), canvas, camera)
     sensor, crop = placed.scene.sensor, placed.range_crop
     own = project(case.moved, sensor)
     depth, intensity, index = (take_crop(x, crop, sensor) for x in (own.depth, own.intensity, own.index))

@@ -8,9 +8,11 @@ from graft_common.errors import InputError
 from mobi.config import CompositeConfig
 
 ArmName = Literal[
-    "same reference", "tracked reference", "no box", "no joint attention", "replacement", "free insertion", "removal"
-]
-ARM_NAMES: tuple[ArmName, ...] = get_args(ArmName)
+    "same reference", "tracked reference", "no box", "no joint attention", "replacement", "free insertion", "removal",
+    "replacement, no box", "free insertion, no box", "replacement, no joint attention", "free insertion, no joint attention",
+]  # fmt: skip
+ARM_NAMES: tuple[ArmName, ...] = get_args(ArmName)[:7]
+"""What is painted unless asked otherwise: the ablations of replacement and insertion would take four more passes."""
 HELD_OUT = 10_000_000
 
 
@@ -27,13 +29,14 @@ class EvaluateConfig(CompositeConfig):
     image_size: str = "400x225"
     """Width x height of the drawn pictures."""
     arms: tuple[ArmName, ...] = ARM_NAMES
-    """What is painted: two reinsertions, two ablations, replacement, insertion into the empty scene, removal."""
+    """What is painted: two reinsertions, two ablations of the second, replacement, insertion into the empty scene, removal; on
+    request the ablations of replacement and insertion too."""
     judges: bool = True
     """Ask the shipped yaw regressor and box detector about drawn scenes."""
     lpips: str = "tiny"
     """Network of LPIPS: tiny, or the file of a published one that `tools/convert_checkpoint.py lpips` wrote."""
     clip: str = "tiny"
-    """Network of CLIP-I: tiny, or a folder or hub id of transformers' CLIPModel."""
+    """Network of CLIP-I and FID: tiny, or a folder or hub id of transformers' CLIPModel."""
     batch_size: int = 16
     """Objects of one class in one pass; also the unit that --resume keeps."""
     resume: bool = False

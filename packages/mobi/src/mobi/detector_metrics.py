@@ -168,7 +168,8 @@ def pairs(matches: Matches, chosen: Sequence[Collection[int]] | None = None) -> 
     """
     kept = matches.hit.copy()
     if chosen is not None:
-        kept &= [t in chosen[s] for s, t in zip(matches.scene, matches.truth, strict=True)]
+        # of no found boxes at all the list is empty, which NumPy would take for floats
+        kept &= np.array([t in chosen[s] for s, t in zip(matches.scene, matches.truth, strict=True)], bool)
     return matches.errors[kept]
 
 

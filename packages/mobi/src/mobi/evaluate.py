@@ -184,17 +184,18 @@ def _recorded(config: EvaluateConfig, size: int, recorded: Recorded) -> dict[str
 
 
 def _write(config: EvaluateConfig, rows: Sequence[dict[str, Any]], tools: Tools, record: Run) -> None:
+    names = tools.networks.names
     tables, found = {}, {}
     for label in dict.fromkeys(row["label"] for row in rows):
         mine = [row for row in rows if row["label"] == label]
-        tables[label] = table(mine)
+        tables[label] = table(mine, names["fid"])
         if config.prepared is None:
             found[label] = findings(mine, label, tables[label])
     flat = {
         f"{key} ({name}, {label})": summary
         for label, cells in tables.items() for name, row in cells.items() for key, summary in row.items()
     }  # fmt: skip
-    backbones = {"features": "tiny", "perceptual": tools.networks.names["lpips"], "clip": tools.networks.names["clip_i"]}
+    backbones = {"features": names["fid"].removeprefix("fid_"), "perceptual": names["lpips"], "clip": names["clip_i"]}
     extra = {"synthetic": config.prepared is None, "tables": tables, "findings": found}
     write_json(config.out / "metrics.json", metrics_json("mobi", "evaluate", flat, backbones, extra))
     write_text(config.out / "table.md", markdown(tables, found) + "\n")

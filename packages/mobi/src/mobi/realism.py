@@ -1,7 +1,9 @@
 """How real an edit looks: what FID, LPIPS, CLIP-I, D-LPIPS and I-LPIPS are taken on (mobi spec section 6)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,6 +11,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from graft_common.errors import InputError
+from graft_common.files import one_line, typed
 from graft_common.metrics import features, image_similarity, lpips, name
 from graft_common.rangeview import camera_pixels
 from mobi.answers import bounds, holes
@@ -36,10 +40,45 @@ class Backbones:
 
     @property
     def names(self) -> dict[str, str]:
-        """lpips, d_lpips, i_lpips, clip_i -> name of the number with its network."""
+        """lpips, d_lpips, i_lpips, clip_i, fid -> name of the number with its network."""
         own = name("lpips", self.lpips)
         clip = name("clip_image", self.clip).removeprefix("clip_image")
-        return {"lpips": own, "d_lpips": f"d_{own}", "i_lpips": f"i_{own}", "clip_i": f"clip_i{clip}"}
+        fid = "fid_tiny" if self.clip == "tiny" else name("fid_clip", self.clip)
+        return {"lpips": own, "d_lpips": f"d_{own}", "i_lpips": f"i_{own}", "clip_i": f"clip_i{clip}", "fid": fid}
+
+
+def patch_features(pictures: Float[Tensor, "B 3 D D"], clip: str) -> Float[np.ndarray, "B d"]:
+    """What the Frechet distance is taken on: CLIP's image embeddings, not brought to unit length (as the paper's FID); with
+    "tiny" the world classifier's features.
+
+    Args:
+        pictures: in [-1, 1].
+        clip: as `Backbones.clip`.
+
+    Raises:
+        InputError: the network cannot be loaded.
+    """
+    return features(pictures) if clip == "tiny" else _clip(clip)(pictures)
+
+
+@lru_cache(maxsize=1)
+def _clip(backbone: str) -> Callable[[Float[Tensor, "B 3 D D"]], Float[np.ndarray, "B d"]]:
+    from transformers import CLIPImageProcessor, CLIPModel
+
+    local = Path(backbone).is_dir()
+    try:
+        model = CLIPModel.from_pretrained(backbone, local_files_only=local, use_safetensors=True).eval()  # no pickle
+        processor = CLIPImageProcessor.from_pretrained(backbone, local_files_only=local)
+    except Exception as why:  # the hub client and the readers raise many kinds
+        raise InputError(f"--clip {typed(backbone)}: cannot be loaded ({one_line(why)}); check the folder or hub id") from why
+
+    @torch.no_grad()
+    def embed(pictures: Float[Tensor, "B 3 D D"]) -> Float[np.ndarray, "B d"]:
+        unit = list((pictures.float().clamp(-1, 1) + 1) / 2)
+        pixels = processor(images=unit, do_rescale=False, return_tensors="pt").pixel_values
+        return model.get_image_features(pixel_values=pixels).pooler_output.double().numpy()
+
+    return embed
 
 
 def patches(rgbs: Sequence[UInt8[np.ndarray, "_ _ 3"]], placed: Sequence[Placed]) -> Float[Tensor, "B 3 D D"]:
@@ -89,7 +128,7 @@ def score_realism(
         keys["i_lpips"]: _plane_distance(painted.lidar, lidar, 1, networks.lpips),
     }
     rows: list[dict[str, Number]] = [{key: float(column[k]) for key, column in columns.items()} for k in range(len(edits))]
-    return rows, features(after)
+    return rows, patch_features(after, networks.clip)
 
 
 def _plane_distance(

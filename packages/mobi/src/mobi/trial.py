@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from mobi.answers import EMPTY, MIDDLE, TRUTH, Painting, answers, holes
+from mobi.answers import EMPTY, MIDDLE, PASTED, TRUTH, Painting, answers, holes
 from mobi.cases import Case, other_references
 from mobi.config import CompositeConfig
 from mobi.metrics import drawn
 from mobi.pipeline import Painter, finish
 from mobi.place import crops
 from mobi.range_table import Trip, range_errors
-from mobi.realism import Backbones, patches, score_realism
-from mobi.records import Edit, Painted
+from mobi.realism import Backbones, patch_features, patches, score_realism
+from mobi.records import Edit, Painted, Placed, Scene
 from mobi.score import score_camera, score_consistency, score_lidar, score_removal, silhouette
 
 CODED, RIGHT, FLOOR = "truth, autoencoded", "true silhouette, true lidar", "camera and lidar of two samples"
@@ -44,14 +44,16 @@ class Arm:
 SAME, TRACKED, NO_BOX, APART, REPLACED, FREE, REMOVED = (
     "same reference", "tracked reference", "no box", "no joint attention", "replacement", "free insertion", "removal",
 )  # fmt: skip
+OTHERS = {REPLACED: Arm("other"), FREE: Arm("tracked", free=True)}
 ARMS = {
     SAME: Arm("own", second=True),
     TRACKED: Arm("tracked"),
     NO_BOX: Arm("tracked", "no box"),
     APART: Arm("tracked", "apart"),
-    REPLACED: Arm("other"),
-    FREE: Arm("tracked", free=True),
+    **OTHERS,
     REMOVED: Arm(None),
+    **{f"{name}, {NO_BOX}": replace(arm, painter="no box") for name, arm in OTHERS.items()},
+    **{f"{name}, {APART}": replace(arm, painter="apart") for name, arm in OTHERS.items()},
 }
 
 
@@ -114,10 +116,8 @@ def try_batch(cases: Sequence[Case], arms: Sequence[str], tools: Tools, config: 
     with torch.no_grad():
         sheet.add("range autoencoder", [flat(row) for row in range_errors(placed, tools.image_trip, tools.range_trip)])
     before = patches([p.scene.rgb for p in placed], placed)
-    from graft_common.metrics import features
-
-    sheet.add_features(TRUTH, features(before))
-    trips = _answers(sheet, tools) if cases[0].truth is not None else None
+    sheet.add_features(TRUTH, patch_features(before, tools.networks.clip))
+    trips = _answers(sheet, tools, config) if cases[0].truth is not None else None
     if trips is not None:
         _detect(sheet, TRUTH, [p.scene for p in placed], tools)
     done: dict[str, Painted] = {}
@@ -159,8 +159,10 @@ class _Trips:
 
 
 @torch.no_grad()
-def _answers(sheet: Sheet, tools: Tools) -> _Trips:
-    """Scores of what no network painted; the camera goes through the autoencoder first, as every painting did."""
+def _answers(sheet: Sheet, tools: Tools, config: CompositeConfig) -> _Trips:
+    """Scores of what no network painted. For shape the camera goes through the autoencoder first, as every painting did. How real
+    they look and what the detector finds is asked of the empty scene (the floor), of copy-paste as it is, and of the truth
+    through the autoencoders (what a painter can reach at best)."""
     cases = sheet.cases
 
     def stacked(paint: Callable[[Case], Painting]) -> Painted:
@@ -187,6 +189,11 @@ def _answers(sheet: Sheet, tools: Tools) -> _Trips:
         else:
             camera = trips.empty.camera if name == EMPTY else tools.image_trip(painted.camera).cpu()
             _score(sheet, name, Painted(camera, painted.lidar), trips.empty.camera, tools)
+    placed, seeds = [case.placed for case in cases], [case.seed for case in cases]
+    for name, painted in ((EMPTY, raw[EMPTY]), (PASTED, raw[PASTED]), (CODED, trips.full)):
+        edits = _finished("replace", placed, painted, seeds, config)
+        _look(sheet, name, edits, painted, [case.tracked for case in cases], tools)
+        _detect(sheet, name, _scenes(edits), tools)
     for name, which in ((EMPTY, 0), (TRUTH, 1)):  # what a perfect removal and doing nothing leave
         sheet.add(
             f"removal by {'the true empty scene' if which == 0 else 'doing nothing'}",
@@ -229,10 +236,7 @@ def _paint(
     seeds = [case.seed + (SECOND if arm.second else 0) for case in cases]
     painted = painter(crops(placed, pictures), seeds)
     task = "remove" if arm.reference is None else "insert" if arm.free else "replace"
-    edits = [
-        finish(task, p, camera, lidar, seed, config)
-        for p, camera, lidar, seed in zip(placed, painted.camera, painted.lidar, seeds, strict=True)
-    ]
+    edits = _finished(task, placed, painted, seeds, config)
     sheet.add(name, [{"flagged": float(bool(edit.flags))} for edit in edits])
     if arm.reference is None:
         sheet.add(name, [_standing(edit) for edit in edits])
@@ -242,13 +246,30 @@ def _paint(
     else:
         if trips is not None:
             _score(sheet, name, painted, trips.empty.camera, tools)
-        rows, found = score_realism(edits, painted, [c.placed for c in cases], pictures, tools.networks)
-        sheet.add(name, rows)
-        sheet.add_features(name, found)
+        _look(sheet, name, edits, painted, pictures, tools)
     if trips is not None:
-        scenes = [replace(e.placed.scene, rgb=e.image.rgb, points=e.sweep.points) for e in edits]
-        _detect(sheet, name, scenes, tools)
+        _detect(sheet, name, _scenes(edits), tools)
     return painted
+
+
+def _finished(
+    task: str, placed: Sequence[Placed], painted: Painted, seeds: Sequence[int], config: CompositeConfig
+) -> list[Edit]:
+    """Paintings put back into their scenes."""
+    rows = zip(placed, painted.camera, painted.lidar, seeds, strict=True)
+    return [finish(task, p, camera, lidar, seed, config) for p, camera, lidar, seed in rows]
+
+
+def _scenes(edits: Sequence[Edit]) -> list[Scene]:
+    """As a detector gets them."""
+    return [replace(e.placed.scene, rgb=e.image.rgb, points=e.sweep.points) for e in edits]
+
+
+def _look(sheet: Sheet, name: str, edits: Sequence[Edit], painted: Painted, pictures: Sequence[Any], tools: Tools) -> None:
+    """How real the edits look beside the scenes with their objects; `pictures` are the references."""
+    rows, found = score_realism(edits, painted, [c.placed for c in sheet.cases], pictures, tools.networks)
+    sheet.add(name, rows)
+    sheet.add_features(name, found)
 
 
 def _standing(edit: Edit) -> dict[str, Any]:
