@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FIRST = 10_000_000  # seeds from here on are held out
 SIZE, OBJECT_SIZE = 128, 64
 BEGIN, END = "<!-- claims: begin (tools/diffusionmix_claims.py writes this) -->", "<!-- claims: end -->"
+FEW_COMMAND = "uv run --all-packages python tools/train_tiny.py tiny-texture --only few"
 World = Literal["texture", "scene"]
 PartName = Literal["objects", "few", "grid", "baselines", "samplers", "use", "speed"]
 STUDIES = ("grid", "baselines", "samplers")
@@ -202,7 +203,7 @@ def study(part: str, world: str, s: Settings) -> Any:
     out = s.cache / "study" / f"{part}-{world}"
     n = s.count("grid" if part == "grid" else "baselines", world)
     config = StudyConfig(
-        weights=(s.weights(world),), truth=(world,), parts=(part,), n=max(2, n), n_samplers=max(2, s.count("samplers", world)),
+        weights=(s.weights(world),), truth=(world,), parts=(part,), n=max(3, n), n_samplers=max(3, s.count("samplers", world)),
         batch_size=s.batch_size, resume=not s.fresh, out=out, seed=FIRST,
     )  # type: ignore[arg-type]  # fmt: skip
     run_study(config, ["graft-diffusionmix", "study"])
@@ -357,6 +358,8 @@ def tables(found: dict[str, dict[str, Any]]) -> str:
     rows: list[str] = []
     rows += object_rows(found["objects"], "object model, by class")
     rows += object_rows(found["few"], "object model of 24 pictures")
+    if found["few"]:
+        rows += ["", f"The model of 24 pictures is trained by `{FEW_COMMAND}`."]
     rows += study_rows(found["baselines"], "baseline (DDIM-50)")
     rows += grid_rows(found["grid"])
     rows += study_rows(found["samplers"], "sampler")
@@ -410,7 +413,7 @@ def grid_rows(part: dict[str, Any]) -> list[str]:
         if not grid:
             continue
         late = max(row["start"] for row in grid)
-        shown = [r for r in grid if r["start"] == late or (r["tau"] in (0, 10) and r["r"] in (0, 1))]
+        shown = [r for r in grid if r["start"] == late or r["tau"] == 0 or (r["tau"] == 10 and r["r"] in (0, 1))]
         rows += ["", *head(f"resampling ({world}, DDIM-50)", [*STUDY_COLUMNS.values(), "calls"])]
         for row in sorted(shown, key=lambda r: (r["start"], r["tau"] * (r["r"] > 0), r["r"])):
             values = [cell(row.get(c), 3) for c in STUDY_COLUMNS]

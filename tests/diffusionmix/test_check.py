@@ -92,3 +92,7 @@ def test_any_folder_and_a_table_for_people(tmp_path: Path, found: Found, capsys:
     said = capsys.readouterr().err
     assert "2: mask without a picture" in said.replace("\n", "") and "stop" in said
     assert run_command("graft-diffusionmix", VERBS, ["check", str(tmp_path / "absent")]) == 2
+    capsys.readouterr()
+    assert run_command("graft-diffusionmix", VERBS, ["check", str(tmp_path / "i")]) == 2
+    said = capsys.readouterr().err
+    assert "give the masks' folder with --masks" in said and "--images" not in said  # check has no --images

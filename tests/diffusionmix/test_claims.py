@@ -40,6 +40,7 @@ def test_tables(tool: Any) -> None:
         "findings": {"tiny": {"baselines": {"ours nearer to the truth than: hard paste": summary(0.9), "x: y": None}}},
     }
     grid = [row(f"start {s} r {r}", start=s, tau=10, r=r, l1=summary(0.02)) for s in (0.5, 0.9) for r in (0, 1, 5)]
+    grid += [row(f"start {s} climb 0 r 0", start=s, tau=0, r=10, l1=summary(0.02)) for s in (0.5, 0.9)]
     cost = {"10": {"detail_costs_from_r": 5, "l1": [0.0], "harmony_raised": False, "p": 0.4, "most": 5, "n": 8}}
     found["grid"]["texture"] = {"rows": [row("true pictures"), *grid], "findings": {"tiny": {"grid": {"start 0.9": cost}}}}
     bound = {"mean": 0.01, "upper95": 0.015, "n": 8, "margin": 0.02, "holds": True}
@@ -61,6 +62,7 @@ def test_tables(tool: Any) -> None:
     ):
         assert line in text.splitlines(), line
     assert "start 0.9 r 5" in text and "start 0.5 r 5" not in text and "start 0.5 r 1" in text
+    assert "start 0.5 climb 0 r 0" in text and "start 0.9 climb 0 r 0" in text
     for table in text.split("\n\n"):  # every row has as many cells as its head
         lines = [line for line in table.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in lines}) <= 1, table

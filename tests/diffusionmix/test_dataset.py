@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from skimage import measure
+from torch.utils.data import DataLoader
 
 import diffusionmix.dataset as verb
 from diffusionmix.box import Box
@@ -21,7 +23,9 @@ from diffusionmix.prepared import Row, write_prepared
 from diffusionmix.read import read_mask, read_rgb
 from diffusionmix.records import Merged, Mix, Net
 from diffusionmix.similarity import nearest, thumbs
+from diffusionmix.torch_dataset import SyntheticDataset
 from graft_common.console import Verb, run_command
+from graft_common.errors import InputError
 from graft_common.pixels import read_provenance
 
 VERBS = {
@@ -118,6 +122,29 @@ def test_the_mvtec_reader_takes_it_unchanged(fake: Fake, tmp_path: Path) -> None
     assert record["measures"]["drawn_again"] == {} and set(record["outputs"]) <= set(files(out))
     backgrounds = {read_rgb(i.image).tobytes() for i in tree.items}
     assert len(backgrounds) == len(tree.items)
+
+
+def test_torch_reads_it(fake: Fake, tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    run_dataset(DatasetConfig(n=3, batch_size=4, test_good=1, train_good=1, out=out, json=True), [])
+    every, objects = SyntheticDataset(out), SyntheticDataset(str(out), good=False)
+    assert len(every) == 5 and len(objects) == 3 and every.classes == ("blob", "hole")
+    assert [item["label"] for item in every] == [0, 1, 0, -1, -1] and all(item["synthetic"] for item in every)
+    for i, name in enumerate(["blob/000", "hole/000", "blob/001"]):
+        item = objects[i]
+        assert item["key"] == f"synthetic/test/{name}.png" and torch.equal(item["image"], every[i]["image"])
+        truth = np.asarray(Image.open(out / item["key"]))
+        assert torch.equal(item["image"], torch.from_numpy(truth.copy()).permute(2, 0, 1) / 255)
+        marked = np.asarray(Image.open(out / f"synthetic/ground_truth/{name}_mask.png")) > 0
+        assert item["mask"].dtype == torch.float32 and torch.equal(item["mask"][0] > 0, torch.from_numpy(marked)) and marked.any()
+    assert not every[3]["mask"].any() and every[3]["mask"].shape == (1, *SIZE)
+    batch = next(iter(DataLoader(every, batch_size=5)))
+    assert batch["image"].shape == (5, 3, *SIZE) and batch["label"].tolist() == [0, 1, 0, -1, -1]
+    with pytest.raises(IndexError):
+        every[5]
+    (out / "annotations.json").unlink()  # written when all pictures are drawn
+    with pytest.raises(InputError, match=r"holds no finished data set .*--resume"):
+        SyntheticDataset(out)
 
 
 def test_an_empty_mask_is_drawn_again_from_another_seed(fake: Fake, tmp_path: Path) -> None:

@@ -113,6 +113,38 @@ def test_what_the_verbs_write_is_read(tmp_path: Path) -> None:
     assert tree.labels == ("dent",) and tree.masks is not None and np.array_equal(tree.masks[0], mask > 0)
 
 
+def test_whole_pictures_are_cut_to_squares_where_objects_are_compared(folders: Path, tmp_path: Path) -> None:
+    for i in range(4):
+        scene = draw_scene("scene", 64, HELD + 600 + i, CLASSES[i % 2])
+        tail, mask = f"_{i}" if i else "", scene.mask.astype(np.uint8) * 255
+        save(tmp_path / "merge" / f"image{tail}.png", scene.image)
+        save(tmp_path / "merge" / f"mask{tail}.png", mask)
+        save(tmp_path / "tree" / "thing" / "test" / CLASSES[i % 2] / f"{i}.png", scene.image)
+        save(tmp_path / "tree" / "thing" / "ground_truth" / CLASSES[i % 2] / f"{i}_mask.png", mask)
+    (tmp_path / "tree" / "thing" / "test" / "good").mkdir()
+    for name in ("merge", "tree"):
+        cropped = read_set(tmp_path / name, "--generated", size=32, squares=True)
+        assert cropped.masks is not None
+        for i, label in enumerate(CLASSES):  # as prepare would cut them
+            at = cropped.ids.index(f"image_{i}" if i else "image") if name == "merge" else cropped.labels.index(label)
+            image, expected = square(HELD + 600 + i, label)
+            assert np.array_equal(cropped.images[at], image) and np.array_equal(cropped.masks[at] * 255, expected)
+        config = EvaluateConfig(
+            real=folders / "real", generated=tmp_path / name, out=tmp_path / f"{name}-out", pairs=4, classifier=False
+        )
+        run_evaluate(config, [])
+        table = json.loads((tmp_path / f"{name}-out" / "metrics.json").read_text())["classes"]
+        for rows in table.values():  # a whole picture shows a far smaller object than a square
+            assert rows["generated"]["area"]["mean"] == pytest.approx(rows["real, held out"]["area"]["mean"], abs=0.12)
+    save(tmp_path / "merge" / "mask.png", np.zeros((64, 64), np.uint8))
+    with pytest.raises(InputError, match=r"mask of image\.png is empty"):
+        read_set(tmp_path / "merge", "--generated", squares=True)
+    for path in (tmp_path / "merge").glob("mask*"):
+        path.unlink()
+    with pytest.raises(InputError, match="whole pictures without masks"):
+        read_set(tmp_path / "merge", "--generated", squares=True)
+
+
 def test_bad_input(folders: Path, tmp_path: Path) -> None:
     real, made = folders / "real", folders / "made"
     broken, odd, strange = tmp_path / "broken", tmp_path / "odd", tmp_path / "strange"
@@ -120,9 +152,22 @@ def test_bad_input(folders: Path, tmp_path: Path) -> None:
     (broken / "image" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     shutil.copytree(made, odd)
     (odd / "mask" / "ball" / "000.png").unlink()
+    spare, alone, tree = tmp_path / "spare", tmp_path / "alone", tmp_path / "tree"
+    shutil.copytree(made, spare)
+    save(spare / "mask" / "ball" / "extra.png", square(HELD, "ball")[1])
+    for i, name in enumerate(("", "_1")):  # of three masks that merge wrote, one has lost its picture
+        save(alone / f"image{name}.png", square(HELD + i, "ball")[0])
+        save(alone / f"mask{name}.png", square(HELD + i, "ball")[1])
+    save(alone / "mask_2.png", square(HELD, "ball")[1])
+    few = tmp_path / "few"
+    for i in range(2):
+        save(few / f"{i}.png", square(HELD + i, "ball")[0])
+    save(tree / "thing" / "test" / "good" / "000.png", square(HELD, "ball")[0])
+    save(tree / "thing" / "test" / "dent" / "000.png", square(HELD, "ball")[0])
+    save(tree / "thing" / "ground_truth" / "dent" / "001_mask.png", square(HELD, "ball")[1])
     for kind in ("image", "mask"):
-        save(strange / kind / "pyramid" / "0.png", square(HELD, "ball")[kind == "mask"])
-        save(strange / kind / "pyramid" / "1.png", square(HELD, "ball")[kind == "mask"])
+        for i in range(3):
+            save(strange / kind / "pyramid" / f"{i}.png", square(HELD, "ball")[kind == "mask"])
     (tmp_path / "none").mkdir()
     cases = [
         ({"seed": -1}, "--seed -1"),
@@ -132,6 +177,12 @@ def test_bad_input(folders: Path, tmp_path: Path) -> None:
         ({"generated": tmp_path / "none"}, "no pictures"),
         ({"generated": broken}, "0.png"),
         ({"generated": strange}, "pyramid"),
+        ({"generated": odd}, "ball/000: picture without a mask"),
+        ({"generated": spare}, "ball/extra: mask without a picture"),
+        ({"generated": alone}, "mask_2: mask without a picture"),
+        ({"generated": tree}, "000: picture without a mask"),
+        ({"generated": few}, "--generated .*few: 2 pictures; 3 or more"),
+        ({"real": few}, "--real .*few: 2 pictures; 3 or more"),
         ({"split": "val"}, "val"),
         ({"backbone": "absent.safetensors"}, "--backbone absent.safetensors"),
         ({"lpips": "absent.safetensors"}, "--lpips absent.safetensors"),

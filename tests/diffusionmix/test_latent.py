@@ -1,7 +1,9 @@
 """The latent variant on tiny-sd's VAE, with random networks."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,10 @@ import pytest
 import torch
 
 from diffusionmix.box import Box
-from diffusionmix.compose import merge, sample_backgrounds
+from diffusionmix.compose import checked_scenes, merge, sample_backgrounds
 from diffusionmix.config import MergeConfig
 from diffusionmix.latent import encode_background, encode_object, save_codec
+from diffusionmix.records import Placed
 from diffusionmix.weights import load_mix
 from graft_common import bundle
 from graft_common.errors import InputError
@@ -60,6 +63,14 @@ def test_what_the_models_are_trained_on(latent_bundle: Path) -> None:
     expected = torch.full((8, 8), -1.0)
     expected[:2, :2] = 1  # six rows are a cell and a half, nine columns two cells and a quarter
     assert torch.equal(found[0, 4], expected)
+
+
+def test_refuses_boxes_without_a_whole_cell(build: Any) -> None:
+    mix = replace(build.mix(), codec=SimpleNamespace(factor=8))
+    settings = MergeConfig(steps=8)
+    checked_scenes(mix, [[Placed(Box(8, 16, 8, 8))]], [0], settings, None)
+    with pytest.raises(InputError, match=r"--box 9,16,8,8: holds no whole cell of 8x8 pixels.*16 or more"):
+        checked_scenes(mix, [[Placed(Box(9, 16, 8, 8))]], [0], settings, None)
 
 
 def test_refuses_photographs_and_pixel_models(latent_bundle: Path, random_bundle: Path) -> None:

@@ -105,4 +105,9 @@ def test_verb_prints_what_a_run_costs(capsys: pytest.CaptureFixture[str]) -> Non
     run_schedule(ScheduleConfig(T=50, r=2), [])
     shown = capsys.readouterr().out
     assert "50 -> 0 -> 2 -> 0 -> 2 -> 0" in shown and "54 calls" in shown and "--tau 10" in shown
+    for change in ({"T": 50}, {"T": 50, "r": 0}, {"T": 50, "tau_steps": 2}, {"T": 50, "tau_steps": 2, "r": 0}):
+        record = run_schedule(ScheduleConfig(**change, json=True), [])
+        assert (record["tau"], record["tau_steps"], record["r"]) == (10, 2, change.get("r", 1)), change
+        run_schedule(ScheduleConfig(**change), [])
+        assert "2 states long, tau 10 of 250" in capsys.readouterr().out
     assert "--tau-steps 3" in text(plan(50, 10, 3, 1, 0.9), ScheduleConfig(T=50, tau_steps=3))

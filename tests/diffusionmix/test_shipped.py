@@ -1,5 +1,5 @@
-"""The shipped weights do what properties 25 and 26 ask of a learned model, on seeds that no training has seen. Few of them here;
-`tools/diffusionmix_claims.py` measures with many."""
+"""The shipped weights do what properties 25 and 26 (by the plain seam) ask of a learned model, on seeds that no training has seen.
+Few of them here; `tools/diffusionmix_claims.py` measures with many."""
 
 import numpy as np
 import pytest
@@ -30,17 +30,18 @@ def test_masks_are_decided_and_fit_the_colours(world: World) -> None:
     labels = [i % len(mix.classes) for i in range(len(seeds))]
     drawn = sample_channels(mix, seeds, labels, SampleObjectConfig(sampler="ddim", steps=STATES))
     sure = decided(np.stack([channel / np.float32(127.5) - 1 for _, _, channel in drawn]))
-    assert sure.mean() >= 0.9
+    assert sure.mean() >= 0.95
     for number, name in enumerate(mix.classes):
         fits = near_share if name == "crack" else mask_iou
         own = [fits(mask, colour_object(image)) for (image, mask, _), k in zip(drawn, labels, strict=True) if k == number]
-        assert np.mean(own) > 0.85
+        assert np.mean(own) >= 0.9
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
-def test_merged_is_nearer_to_the_truth_than_a_hard_paste(world: World) -> None:
-    """Property 26: on most seeds the seam is below that of a hard paste, and more climbs do not raise it."""
+def test_merging_lowers_the_plain_seam_and_climbs_do_not_raise_it(world: World) -> None:
+    """Property 26 as the spec puts it: the plain seam score is below that of a hard paste on most seeds. Lower is smoother, not
+    nearer to true pictures: by harmony a hard paste is nearer."""
     mix = load_mix(ModelConfig(weights=f"tiny-{world}"))
     seeds = [FIRST + 1000 + i for i in range(32)]
     true = [draw_scene(world, mix.background_size[0], s, mix.classes[i % len(mix.classes)]) for i, s in enumerate(seeds)]

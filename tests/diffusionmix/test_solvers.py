@@ -1,9 +1,14 @@
 """diffusers' solvers: their grids, merging of clean predictions, forgetting after climbs; our DDPM step against theirs."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from diffusionmix import compose, denoise
 from diffusionmix.box import Box
 from diffusionmix.compose import merge, sample_backgrounds
 from diffusionmix.config import MergeConfig
@@ -11,6 +16,7 @@ from diffusionmix.records import Mix
 from diffusionmix.respace import respace
 from diffusionmix.solvers import Solver, tables_of
 from diffusionmix.steps import deviation, mean
+from diffusionmix.weights import load_mix
 
 BOX = Box(4, 6, 16, 16)
 FAST = ("ddim", "dpm++", "unipc")
@@ -29,6 +35,36 @@ def test_grids_agree_with_diffusers(build, sampler: str, T: int) -> None:
     else:
         sigmas = np.sqrt((1 - tables.abar[::-1]) / tables.abar[::-1])
         np.testing.assert_allclose(solver.scheduler.sigmas.numpy(), sigmas, rtol=2e-4, atol=1e-6)
+
+
+class NoHost(TorchDispatchMode):
+    """Refuses what makes the host wait for a device: a tensor's value, or a shape that depends on values."""
+
+    waits = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in self.waits, f"the loop asks for {name}"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("sampler", ("ddpm", *FAST))
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' solvers with numpy 2
+def test_the_loop_never_waits_for_the_device(learned_bundle: Path, monkeypatch: pytest.MonkeyPatch, sampler: str) -> None:
+    watched: list[int] = []
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with NoHost():
+            done = denoise.run(*args, **kwargs)
+        watched.append(done.calls)
+        return done
+
+    monkeypatch.setattr(compose, "run", run)
+    settings = MergeConfig(sampler=sampler, steps=6, r=1, start=0.5)
+    merge(load_mix(MergeConfig(weights=str(learned_bundle))), [BOX, Box(2, 2, 24, 20)], [3, 4], settings)
+    assert watched == [7]
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoHost():
+        float(torch.ones(2).sum())
 
 
 @pytest.mark.parametrize("sampler", FAST)

@@ -68,6 +68,10 @@ def test_study_of_random_networks(random_bundle: Path, truth: Path, tmp_path: Pa
     assert rows["samplers", "dpm++"]["calls"] == 21 and rows["samplers", "ddim"]["calls"] == 52
     assert rows["samplers", "ddim"]["fid_tiny"]["n"] == 3 and "fid_tiny" not in grid["start 0.5 climb 0 r 0"]
     assert grid["true pictures"]["contrast"]["mean"] == pytest.approx(1, abs=0.5)
+    for row in grid.values():  # what a row says of itself is what its name says: without climbs neither tau nor r
+        if row["setting"] != "true pictures":
+            none = " climb 0 " in row["setting"]
+            assert (row["tau"] == 0) == (row["r"] == 0) == none and row["calls"] == 4 + row["r"], row["setting"]
     table = list(csv.DictReader((tmp_path / "a" / "study.csv").read_text().splitlines()))
     assert len(table) == len(said["rows"]) and table[0]["setting"] == "true pictures"
     for row, line in zip(said["rows"], table, strict=True):
@@ -98,7 +102,8 @@ def test_study_of_random_networks(random_bundle: Path, truth: Path, tmp_path: Pa
     "change, said",
     [
         ({"seed": -1}, "--seed -1"),
-        ({"n": 1}, "--n 1"),
+        ({"n": 2}, "--n 2: must be at least 3"),
+        ({"n_samplers": 2}, "--n-samplers 2: must be at least 3"),
         ({"truths": 0}, "--truths 0"),
         ({"tau": ()}, "--tau"),
         ({"r": (1, 1)}, "--r 1 1"),

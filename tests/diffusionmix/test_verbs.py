@@ -50,8 +50,9 @@ def test_merge_writes_picture_mask_and_record(random_bundle: Path, tmp_path: Pat
 
 
 def test_start_none_and_start_one_against_the_background_alone(learned_bundle: Path, tmp_path: Path) -> None:
-    plain = SampleBackgroundConfig(weights=str(learned_bundle), seed=5, n=1, steps=12, out=tmp_path / "b", json=True)
-    run_sample_background(plain, [])
+    plain = SampleBackgroundConfig(weights=str(learned_bundle), seed=5, steps=12, out=tmp_path / "b", json=True)
+    run_sample_background(plain, [])  # one picture by default: in a batch of several, last bits differ
+    assert [path.name for path in (tmp_path / "b" / "image").iterdir()] == ["00000.png"]
     run_merge(config(learned_bundle, tmp_path / "none", start="none", seed=5), [])
     record = run_merge(config(learned_bundle, tmp_path / "one", start=1, r=0, seed=5), [])
     ground = read(tmp_path / "b" / "image" / "00000.png")
@@ -71,28 +72,39 @@ def test_fast_samplers_take_learned_variance_models(learned_bundle: Path, tmp_pa
 def photographs(folder: Path) -> dict[str, Path]:
     rng = np.random.default_rng(0)
     grey, rgb = rng.integers(0, 256, (45, 60), dtype=np.uint8), rng.integers(0, 256, (45, 60, 3), dtype=np.uint8)
+    clear = rng.choice(np.array([0, 128, 255], np.uint8), (45, 60))
     pictures = {
         "grey": Image.fromarray(grey), "rgb": Image.fromarray(rgb), "palette": Image.fromarray(rgb).quantize(16),
-        "deep": Image.fromarray(grey.astype(np.uint16) * 257), "alpha": Image.fromarray(np.dstack([rgb, np.full_like(grey, 255)])),
+        "deep": Image.fromarray(grey.astype(np.uint16) * 257), "opaque": Image.fromarray(np.dstack([rgb, np.full_like(grey, 255)])),
+        "alpha": Image.fromarray(np.dstack([rgb, clear])), "greyalpha": Image.fromarray(np.dstack([grey, clear])),
     }  # fmt: skip
     for name, picture in pictures.items():
         picture.save(folder / f"{name} photo.png")
+    pictures["palette"].save(folder / "clearpalette photo.png", transparency=3)
+    pictures["alpha"].save(folder / "tiffalpha photo.tif")
     pictures["rgb"].save(folder / "tiff photo.tif")
     pictures["rgb"].save(folder / "jpeg photo.jpg")
     return {path.stem.split()[0]: path for path in folder.glob("* photo.*")}
 
 
-@pytest.mark.parametrize("kind", ["grey", "rgb", "palette", "deep", "alpha", "tiff", "jpeg"])
+MODES = ["grey", "rgb", "palette", "deep", "opaque", "alpha", "greyalpha", "clearpalette", "tiff", "tiffalpha", "jpeg"]
+
+
+@pytest.mark.parametrize("kind", MODES)
 def test_photographs_of_every_mode_keep_their_pixels(random_bundle: Path, tmp_path: Path, kind: str) -> None:
     path = photographs(tmp_path)[kind]
-    run_merge(config(random_bundle, tmp_path / "out", background=path, box=("30,20,24,20",), steps=6), [])
+    record = run_merge(config(random_bundle, tmp_path / "out", background=path, box=("30,20,24,20",), steps=6), [])
     mask = read(tmp_path / "out" / "mask.png") > 0
     source = Image.open(path)
-    before = np.asarray(source.convert("RGB") if kind in ("palette", "alpha") else source)
+    before = np.asarray(source.convert({"palette": "RGB", "clearpalette": "RGBA"}.get(kind, source.mode)))
     after = read(tmp_path / "out" / "image.png")
+    if before.ndim == 3 and before.shape[2] in (2, 4):
+        assert (after[mask][:, -1] == 255).all()
     assert after.shape == before.shape and after.dtype == before.dtype and mask.shape == before.shape[:2]
     np.testing.assert_array_equal(after[~mask], before[~mask])
     assert mask.any() and (after[mask] != before[mask]).any()
+    said = record["measures"]["notes"]  # a palette cannot hold new colours, so it changes its mode and the run says so
+    assert [note.partition(",")[0] for note in said] == ["its mode P cannot hold the object's colours"] * ("palette" in kind)
 
 
 @pytest.mark.parametrize("how", ["laplacian", "poisson"])
@@ -126,6 +138,70 @@ def test_several_objects_and_drawn_boxes(random_bundle: Path, tmp_path: Path) ->
     assert (photo[y : y + h, x : x + w] == 190).mean() >= 0.75
     with pytest.raises(InputError, match="--foreground: leaves no place"):  # random weights draw noise, which has no large part
         run_merge(config(random_bundle, tmp_path / "none", box=(), steps=4, foreground="otsu"), [])
+
+
+def test_alpha_of_16_bits_is_flattened_and_said(
+    random_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import cv2
+
+    rng = np.random.default_rng(0)
+    cv2.imwrite(str(tmp_path / "deep.png"), rng.integers(0, 65536, (45, 60, 4), np.uint16))
+    shared = {"background": tmp_path / "deep.png", "box": ("30,20,24,20",), "steps": 4}
+    record = run_merge(config(random_bundle, tmp_path / "out", **shared), [])
+    after = cv2.imread(str(tmp_path / "out" / "image.png"), cv2.IMREAD_UNCHANGED)
+    assert after.dtype == np.uint16 and after.shape == (45, 60, 3)
+    assert "alpha is flattened" in record["measures"]["notes"][0] and "alpha is flattened" in capsys.readouterr().err
+
+
+def test_an_earlier_run_leaves_no_pictures(random_bundle: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "out" / "image_9.png"
+    mine.parent.mkdir()
+    mine.write_bytes(b"mine")
+    run_merge(config(random_bundle, tmp_path / "out", n=3, steps=4, save_trajectory=True), [])
+    with pytest.raises(InputError):  # what is refused touches nothing
+        run_merge(config(random_bundle, tmp_path / "out", box=("40,0,16,16",)), [])
+    assert (tmp_path / "out" / "image_2.png").is_file()
+    photo = tmp_path / "out" / "image_2.png"
+    record = run_merge(config(random_bundle, tmp_path / "out", steps=4, background=photo), [])
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {*record["outputs"], "run.json", mine.name, photo.name}  # what is not ours, or was read, stays
+
+
+def test_an_empty_mask_is_flagged_in_the_record(build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffusionmix.merge_verb.load_mix", lambda *_: build.mix(size=16, canvas=32, radius=0))
+    run_merge(config(tmp_path, tmp_path / "out", steps=8, n=2), [])
+    stored = json.loads((tmp_path / "out" / "run.json").read_text())["measures"]
+    assert stored["flags"] == {"image.png": ["empty mask"], "image_1.png": ["empty mask"]}
+    assert all(row["flags"] == ["empty mask"] and row["mask_area"] == 0 for row in stored["pictures"])
+    assert not read(tmp_path / "out" / "mask.png").any()
+
+
+@pytest.mark.parametrize("name", ["brick", "coins"])
+def test_defects_on_real_photographs_at_native_size(tmp_path: Path, name: str) -> None:
+    from skimage import data
+
+    photo = getattr(data, name)()
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    shared = {"background": tmp_path / "photo.png", "box": ("100,80,72,64",), "sampler": "ddim", "steps": 6, "label": ("blob",)}
+    run_merge(config(Path("tiny-texture"), tmp_path / "out", **shared), [])
+    image, mask = Image.open(tmp_path / "out" / "image.png"), read(tmp_path / "out" / "mask.png") > 0
+    assert image.mode == "L" and image.size == photo.shape[::-1] and mask.shape == photo.shape
+    assert 100 < mask[80:144, 100:172].sum() == mask.sum() < 72 * 64
+    np.testing.assert_array_equal(np.asarray(image)[~mask], photo[~mask])
+    assert (np.asarray(image)[mask] != photo[mask]).mean() > 0.5
+
+
+def test_shipped_names_serve_one_role() -> None:
+    mix = load_mix(MergeConfig(weights="tiny-texture", background=Path("tiny-scene")))
+    assert mix.name == "tiny-texture+tiny-scene" and mix.classes == ("blob", "hole", "crack")
+    assert load_mix(MergeConfig(object=(Path("tiny-scene"),)), ("object",)).classes == ("ball", "crate")
+
+
+def test_merge_takes_a_shipped_background(tmp_path: Path) -> None:
+    shared = {"background": Path("tiny-scene"), "box": ("30,40,48,48",), "sampler": "ddim", "steps": 2}
+    record = run_merge(config(Path("tiny-texture"), tmp_path, **shared), [])
+    assert record["measures"]["background_model_ran"] and read(tmp_path / "image.png").shape == (128, 128, 3)
 
 
 def test_halves_can_be_swapped(random_bundle: Path, learned_bundle: Path, tmp_path: Path) -> None:
@@ -219,6 +295,8 @@ def test_refuses_unfit_weights(build, random_bundle: Path, learned_bundle: Path,
         (swapped, r"its object model takes 3 channels, as background models do; are the two swapped\?"),
         (edited(scheduler, num_train_timesteps=500), "was trained with 500 steps, the object model of .* with 1000"),
         (edited(scheduler, _class_name="EulerDiscreteScheduler"), "EulerDiscreteScheduler works in sigma space"),
+        (edited(scheduler, _class_name="PNDMScheduler"), "PNDMScheduler is none whose steps are made here"),
+        (edited(scheduler, _class_name="LCMScheduler"), "LCMScheduler is none whose steps are made here"),
         (edited(scheduler, _class_name="Nonsense"), "background_scheduler cannot be loaded"),
         (edited(scheduler, prediction_type="flow"), "predicts 'flow'"),
         (edited("mix.json", schema=2), "mix.json is missing or damaged"),

@@ -159,6 +159,12 @@ def checked_scenes(
         for placed in scene:
             box = checked_box(placed.box, (int(size[0]), int(size[1])))
             box = inner_square(box) if settings.keep_aspect else box
+            cells = _on_canvas(box, settings, _Origin(0, 0), mix.factor)
+            if min(cells.w, cells.h) < 1:
+                raise InputError(
+                    f"--box {placed.box.text}: holds no whole cell of {mix.factor}x{mix.factor} pixels, in which this mix works; "
+                    f"give sides of {2 * mix.factor} or more"
+                )
             side = mix.objects[placed.source].size[0] * mix.factor
             if settings.mode == "direct" and (box.w, box.h) != (side, side):
                 raise InputError(

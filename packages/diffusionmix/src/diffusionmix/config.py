@@ -20,9 +20,9 @@ class ModelConfig(settings.ModelConfig):
     weights: str = "tiny-texture"
     """Shipped name (tiny-texture, tiny-scene) or folder with an object and a background model."""
     object: tuple[Path, ...] = ()
-    """Folder whose object model replaces the one of --weights; several folders: one for each --box."""
+    """Folder or shipped name whose object model replaces the one of --weights; several: one for each --box."""
     background: Path | None = None
-    """Folder whose background model replaces the one of --weights."""
+    """Folder or shipped name whose background model replaces the one of --weights."""
     seed: int = 0
     """Seed of the first picture; picture i uses seed + i, whatever the batch."""
 
@@ -63,7 +63,8 @@ class MergeConfig(ChainConfig):
     label: tuple[str, ...] = ()
     """Class of the object, one for all or one for each --box; default drawn from the seed."""
     background: Path | None = None
-    """Photograph to put the object into (any size, grey or colour, 8 or 16 bits), or folder whose background model is used."""
+    """Photograph to put the object into (any size, grey or colour, 8 or 16 bits), or folder or shipped name whose background model
+    is used."""
     foreground: Literal["none", "otsu"] = "none"
     """Where drawn boxes may lie: anywhere, or on the part of the background that differs from its border (Otsu's threshold)."""
     foreground_mask: Path | None = None
@@ -140,10 +141,8 @@ class SampleObjectConfig(ChainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleBackgroundConfig(ChainConfig):
-    """Draw pictures from the background model alone."""
+    """Draw pictures from the background model alone: with the defaults, the one that `merge --start none` paints."""
 
-    n: int = 4
-    """Pictures."""
     out: Path = Path("out/backgrounds")
     """Folder for image/, panel.png and run.json."""
 

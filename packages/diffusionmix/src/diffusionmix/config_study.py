@@ -18,7 +18,8 @@ class EvaluateConfig:
     real: Path
     """Prepared folder of objects or backgrounds (with a train split for the nearest picture), or any folder of pictures."""
     generated: Path
-    """Folder that sample-object, sample-background, merge or dataset wrote, or any folder of pictures (and masks)."""
+    """Folder that sample-object, sample-background, merge or dataset wrote, or any folder of pictures (and masks). Against prepared
+    objects, pictures of merge and dataset are cut to the square around their object."""
     split: Literal["train", "val", "test"] = "test"
     """Split of a prepared --real to compare with."""
     classifier: bool = True
@@ -108,8 +109,9 @@ class StudyConfig:
             raise InputError(f"--seed {self.seed}: must be 0 or more")
         counts = {"--n": self.n, "--n-samplers": self.n_samplers, "--truths": self.truths, "--batch-size": self.batch_size}
         for flag, value in counts.items():
-            if value < (2 if flag.startswith("--n") else 1):
-                raise InputError(f"{flag} {value}: must be at least {2 if flag.startswith('--n') else 1}")
+            least = 3 if flag.startswith("--n") else 1  # an interval leaves one out, and a covariance needs two
+            if value < least:
+                raise InputError(f"{flag} {value}: must be at least {least}")
         if self.steps is not None and self.steps < 1:
             raise InputError(f"--steps {self.steps}: must be at least 1")
         if not self.weights or len(self.weights) != len(self.truth):

@@ -10,9 +10,9 @@ import tyro
 from graft_common.errors import InputError
 
 NetworkName = Literal["paper", "small", "tiny"]
-FEW = 50  # training pictures below which a model memorises them sooner than it learns
+FEW = 50  # training pictures below which a model may copy them, and a run says so
 
-# What a recipe sets where the flag is not given. Few pictures: fewer steps, or the network copies them; stronger augmentation and
+# What a recipe sets where the flag is not given. Few pictures: fewer steps, lest the network copy them; stronger augmentation and
 # dropout for the same reason.
 RECIPES: dict[tuple[str, str], dict[str, Any]] = {
     ("object", "full"): {
@@ -52,7 +52,8 @@ class TrainSettings:
     """What the network predicts: the noise as in the paper, or the velocity, which small networks learn better: at the noisy end
     the noise hides a picture's colours from them."""
     recipe: Literal["full", "few"] = "full"
-    """Few: for 10 to 30 pictures. Fewer steps, stronger augmentation and dropout. The model is likely to memorise even so."""
+    """Few: for 10 to 30 pictures. Fewer steps, stronger augmentation and dropout, since so few may be copied: not seen after 1,200
+    steps of it at the tiny recipe's rate, more steps are not measured."""
     steps: int | None = None
     """Optimiser steps."""
     batch_size: int | None = None

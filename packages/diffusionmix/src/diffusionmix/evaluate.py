@@ -7,12 +7,14 @@ import numpy as np
 from diffusionmix.comparison import Summary
 from diffusionmix.config_study import EvaluateConfig
 from diffusionmix.picture_set import PictureSet, read_set
+from diffusionmix.prepared import HEAD
 from graft_common.console import Run, checked_out, progress, write_json
 from graft_common.device import pick_device
 from graft_common.errors import InputError
 from graft_common.files import typed, write_bytes
 
 GENERATED, REAL = "generated", "real, held out"
+FEWEST = 3  # the jackknife leaves one out, and a covariance needs two
 
 
 def run_evaluate(config: EvaluateConfig, command: list[str]) -> dict[str, Any]:
@@ -26,13 +28,14 @@ def run_evaluate(config: EvaluateConfig, command: list[str]) -> dict[str, Any]:
     out = checked_out(config.out)
     record = Run(command, config, "graft-diffusionmix")
     with record.stage("read"), progress("read", 2, quiet=config.json) as advance:
-        generated_size = config.size
         real = read_set(config.real, "--real", config.split, config.size)
         advance(1)
-        made = read_set(config.generated, "--generated", "test", generated_size or real.images.shape[1])
+        squares = (config.real / HEAD).is_file() and real.masks is not None
+        made = read_set(config.generated, "--generated", "test", config.size or real.images.shape[1], squares)
         advance(1)
-    if min(len(made.ids), len(real.ids)) < 2:
-        raise InputError(f"--generated {typed(config.generated)}: two pictures or more are needed on both sides")
+    for flag, folder, count in (("--generated", config.generated, len(made.ids)), ("--real", config.real, len(real.ids))):
+        if count < FEWEST:
+            raise InputError(f"{flag} {typed(folder)}: {count} pictures; {FEWEST} or more are needed for an interval")
     objects = made.masks is not None and real.masks is not None
     classes = _classes(made, real)
     tables: dict[str, dict[str, dict[str, Summary]]] = {}
@@ -91,7 +94,7 @@ def _set_scores(made: PictureSet, real: PictureSet, config: EvaluateConfig) -> t
     out = distances(net.features(images[0]), net.features(images[1]), net.name, config.seed)
     if made.masks is not None and real.masks is not None:
         crops = [_crops(p, rows) for p, rows in zip((made, real), chosen, strict=True)]
-        if min(map(len, crops)) > 1 and crops[0].shape[1] >= 16:
+        if min(map(len, crops)) >= FEWEST and crops[0].shape[1] >= 16:
             found = distances(net.features(crops[0]), net.features(crops[1]), net.name, config.seed)
             out |= {f"{key}_box": value for key, value in found.items()}
     lpips = name("lpips", config.lpips)

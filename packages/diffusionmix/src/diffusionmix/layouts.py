@@ -49,7 +49,7 @@ def detect(root: Path) -> str:
     if tiktok_folders(root):
         return "tiktok"
     raise InputError(
-        f"{typed(root)}: looks like none of {', '.join(READERS)}; name one with --layout, or give --images and --masks"
+        f"{typed(root)}: looks like none of {', '.join(READERS)}; name one with --layout, or give the masks' folder with --masks"
     )
 
 
@@ -63,14 +63,14 @@ def read_folder(images: Path, masks: Path | None) -> Tree:
     """
     shown = _below(images)
     if not shown:
-        raise InputError(f"--images {typed(images)}: holds no PNG, JPEG or TIFF; give the pictures' folder")
+        raise InputError(f"{typed(images)}: holds no PNG, JPEG or TIFF; give the pictures' folder")
     findings = several("stop", images, _repeated(shown), "picture stands in two files of one name; keep one")
     if masks is None:
         items = [Item(named(*k.parts), f, label=_first(k), empty=True) for k, f in shown]
         return finish("folder", images, items, findings)
     marked = _below(masks)
     if not marked:
-        raise InputError(f"--masks {typed(masks)}: holds no PNG, JPEG or TIFF; give the masks' folder")
+        raise InputError(f"{typed(masks)}: holds no PNG, JPEG or TIFF; give the masks' folder")
     if all(k.name.endswith("_mask") for k, _ in marked):
         marked = [(k.with_name(k.name.removesuffix("_mask")), f) for k, f in marked]
     findings += several("stop", masks, _repeated(marked), "mask stands in two files of one name; keep one")

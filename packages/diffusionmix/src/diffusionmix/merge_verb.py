@@ -1,46 +1,31 @@
 """The verb `merge`: two models, or a model and a photograph, paint one picture; with the object's mask."""
 
+import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 
 from diffusionmix.box import Box, draw_box, inner_square, parse_box
 from diffusionmix.compose import checked_scenes, decoded, label_number, merge_scenes, plan_of, sample_backgrounds
 from diffusionmix.config import MergeConfig
 from diffusionmix.finish import finish
 from diffusionmix.foreground import otsu, read_foreground
+from diffusionmix.ground import Ground, read_ground, write_ground
 from diffusionmix.records import Merged, Mix, Placed, Snapshot
 from diffusionmix.schedule import Plan
-from diffusionmix.weights import load_mix
+from diffusionmix.weights import load_mix, names_model
 from diffusionmix.write import mask_image, overlay
-from graft_common import pixels, raster
 from graft_common.console import Run, checked_out, progress
-from graft_common.files import write_bytes
 from graft_common.panel import Picture as Shown
 from graft_common.panel import panel
-from graft_common.picture import Picture
 from graft_common.provenance import stamp
 from graft_common.raster import write_png
 
 MOMENTS = 10
-
-
-@dataclass(frozen=True, eq=False)
-class Ground:
-    """A photograph as background.
-
-    Attributes:
-        picture: as read, with its stored values.
-        rgb: (H, W, 3) as the object model sees it.
-    """
-
-    picture: Picture
-    rgb: UInt8[np.ndarray, "H W 3"]
 
 
 def run_merge(config: MergeConfig, command: list[str]) -> dict[str, Any]:
@@ -54,7 +39,7 @@ def run_merge(config: MergeConfig, command: list[str]) -> dict[str, Any]:
     out = checked_out(config.out)
     run = Run(command, config, "graft-diffusionmix")
     ground = None
-    if config.background is not None and not config.background.is_dir():
+    if config.background is not None and not names_model(config.background):
         ground = read_ground(config.background)
         run.read("background", config.background)
     with run.stage("load"):
@@ -78,6 +63,8 @@ def run_merge(config: MergeConfig, command: list[str]) -> dict[str, Any]:
             scenes = placed(config, mix, boxes, seeds, (int(size[0]), int(size[1])), mask)
             photo = ground.rgb if ground else None
             checked_scenes(mix, scenes, seeds, config, photo)
+            if first == 0:
+                cleared(out, run.inputs.values())
             watch = kept_moments(steps, snapshots) if config.save_trajectory and first == 0 else None
             with run.stage("merge"):
                 results = merge_scenes(mix, scenes, seeds, config, photo, watch=watch, advance=advance)
@@ -88,28 +75,35 @@ def run_merge(config: MergeConfig, command: list[str]) -> dict[str, Any]:
                     if result.flags:
                         flagged[row["image"]] = list(result.flags)
     if snapshots:
-        note = stamp("diffusionmix", config.seed, run.weights, run.digests)
-        write_png(out / "trajectory.png", panel(trajectory(snapshots, mix), "clean predictions (synthetic)"), note)
+        about = stamp("diffusionmix", config.seed, run.weights, run.digests)
+        write_png(out / "trajectory.png", panel(trajectory(snapshots, mix), "clean predictions (synthetic)"), about)
         run.outputs.append("trajectory.png")
     run.measures = {
         "pictures": rows, "network_calls": steps.reverse_steps, "t_merge": steps.t_merge, "tau_steps": steps.tau, "r": steps.r,
-        "flags": flagged, "background_model_ran": ground is None,
+        "flags": flagged, "background_model_ran": ground is None, "notes": list(ground.notes) if ground else [],
     }  # fmt: skip
+    for note in ground.notes if ground else ():
+        print(f"graft-diffusionmix merge: --background: {note}", file=sys.stderr)
     for name, flags in list(flagged.items())[:3]:
         print(f"graft-diffusionmix merge: {name}: {', '.join(flags)}", file=sys.stderr)
     return run.write(out)
 
 
-def read_ground(path: Path) -> Ground:
-    """A photograph of any mode; grey is repeated over the colours.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    picture = pixels.read_picture(path, role="--background")
-    planes = pixels.with_channels(picture.pixels, 3)
-    rgb = np.rint((planes + 1) * 127.5).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
-    return Ground(picture, np.ascontiguousarray(rgb))
+def cleared(out: Path, kept: Iterable[Path]) -> None:
+    """Take away what an earlier `merge` wrote here, by its record: of its pictures, those that this run does not write again would
+    pass for pictures of this one. What this run reads (`kept`) stays."""
+    read = {file.resolve() for file in kept}
+    path = out / "run.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        names = [str(name) for name in record["outputs"]] if "t_merge" in record["measures"] else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if names:
+        path.unlink()
+    for name in names:
+        if Path(name).name == name and (out / name).resolve() not in read:
+            (out / name).unlink(missing_ok=True)
 
 
 def placed(
@@ -158,7 +152,7 @@ def write_merged(
         name = f"image{tail}.png"
         write_png(out / name, image, note)
     else:
-        name = write_on_photo(out, f"image{tail}", image, result, ground, note)
+        name = write_ground(out, f"image{tail}", image, result.mask, ground, note)
     files = {f"mask{tail}.png": mask_image(result.mask), f"object{tail}.png": result.object}
     files[f"overlay{tail}.png"] = overlay(image, result.mask, result.box)
     for file, array in files.items():
@@ -166,23 +160,6 @@ def write_merged(
     run.outputs += [name, *files]
     areas = [int(part.mask.sum()) for part in result.parts]
     return {"image": name, "seed": result.seed, **about, "label": label, "mask_area": int(result.mask.sum()), "areas": areas}
-
-
-def write_on_photo(out: Path, stem: str, image: np.ndarray, result: Merged, ground: Ground, note: dict[str, Any]) -> str:
-    """The photograph's stored values with the changed pixels in place, in its size, depth and channels; returns the file's name.
-
-    Only the mask is written; with --finish, whatever the blend changed.
-    """
-    changed = result.mask | (image != ground.rgb).any(-1)
-    drawn = pixels.with_channels(image.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1, ground.picture.pixels.shape[0])
-    if ground.picture.source.kind in ("png", "jpeg", "tiff") and ground.picture.stored.dtype in (np.uint8, np.uint16):
-        stored = pixels.merge_stored(ground.picture, drawn, changed)
-        data = raster.encode(stored, "png", {**note, "synthetic": True}, ground.picture.source.carried)
-        write_bytes(out / f"{stem}.png", data)
-        return f"{stem}.png"
-    name = stem + pixels.output_suffixes(ground.picture)[0]
-    pixels.write_like(ground.picture, drawn, changed, out / name, note)
-    return name
 
 
 def kept_moments(steps: Plan, kept: list[Snapshot]) -> Callable[[Snapshot], None]:

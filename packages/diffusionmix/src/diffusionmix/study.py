@@ -160,6 +160,7 @@ def table_rows(
     weights: str, part: str, found: Found, config: StudyConfig, features: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
     """One row a setting: what it is, how many pictures have an empty mask, and each metric's {"mean", "ci95", "n"}."""
+    from diffusionmix.compose import plan_of
     from diffusionmix.set_metrics import distances
     from graft_common.metrics import bootstrap
 
@@ -167,9 +168,11 @@ def table_rows(
     for name, (cell, columns) in found.items():
         count = len(columns["calls"])
         s = None if cell is None else cell.settings
+        climbs = s is not None and plan_of(s).r > 0  # a row without climbs stands for every tau and r that come to none
         row: dict[str, Any] = {
             "weights": weights, "part": part, "setting": name, "sampler": "" if s is None else s.sampler,
-            "T": None if s is None else s.states, "tau": None if s is None else s.tau, "r": None if s is None else s.r,
+            "T": None if s is None else s.states, "tau": None if s is None else s.tau * climbs,
+            "r": None if s is None else s.r * climbs,
             "start": None if s is None else s.start, "calls": max(v or 0.0 for v in columns["calls"]), "n": count,
             "empty": sum(v is None for v in columns["seam"]),
         }  # fmt: skip

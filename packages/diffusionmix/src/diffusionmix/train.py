@@ -229,7 +229,7 @@ def train(
     tell = say or (lambda line: print(f"graft-diffusionmix: {line}", file=sys.stderr))
     if len(arrays.images) < FEW:
         hint = "" if config.recipe == "few" else "; --recipe few is made for it"
-        tell(f"{len(arrays.images)} training pictures: the model is likely to memorise them{hint}")
+        tell(f"{len(arrays.images)} training pictures: the model may memorise them{hint}")
     tell(f"expected: {hours:.2f} hours for {left} steps ({each:.3f} s a step, {len(arrays.images)} pictures)")
 
     def tick(step: int, value: float, rate: float) -> None:

@@ -26,6 +26,7 @@ from graft_common.provenance import folder_digest
 MIX = "mix.json"
 SIGMA_SPACE = ("Euler", "Heun", "KDPM2", "LMS", "EDM", "KarrasVe", "ScoreSdeVe")
 FIT = "DDPM, DDIM, DPMSolverMultistep or UniPCMultistep"
+FITTING = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
@@ -39,7 +40,7 @@ def load_mix(config: ModelConfig, roles: Sequence[str] = ("object", "background"
     """The networks of `roles`, in the precision and on the device that the configuration asks for; kept for the next call.
 
     Args:
-        config: `background` names a model only where it is a folder; `merge` also takes a photograph there.
+        config: `background` names a model only where `names_model` says so; `merge` also takes a photograph there.
 
     Raises:
         InputError: no such weights; a half is missing, damaged, of the other role or of a wrong channel count; halves of different
@@ -48,7 +49,7 @@ def load_mix(config: ModelConfig, roles: Sequence[str] = ("object", "background"
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     swap = config.background
-    if isinstance(config, MergeConfig) and swap is not None and not swap.is_dir():
+    if isinstance(config, MergeConfig) and swap is not None and not names_model(swap):
         swap = None
     return _load(config.weights, tuple(config.object), swap, tuple(roles), device.type, dtype, config.compile)
 
@@ -65,11 +66,11 @@ def _load(
 ) -> Mix:
     places: list[tuple[str, Path, str]] = []
     if "object" in roles:
-        places += [("object", folder, f"--object {typed(folder)}") for folder in objects] or [
+        places += [("object", _maybe(str(folder)), f"--object {typed(folder)}") for folder in objects] or [
             ("object", _find(weights), f"--weights {weights}")
         ]
     if "background" in roles:
-        folder = _find(weights) if background is None else background
+        folder = _find(weights) if background is None else _maybe(str(background))
         where = f"--weights {weights}" if background is None else f"--background {typed(background)}"
         places.append(("background", folder, where))
     halves = [_half(folder, role, where, device, dtype, compiled) for role, folder, where in places]
@@ -101,6 +102,11 @@ class _Half:
     codec: Any
 
 
+def names_model(background: Path) -> bool:
+    """Whether a --background is a shipped name or a folder, rather than a photograph."""
+    return _maybe(str(background)).is_dir()
+
+
 def _maybe(weights: str) -> Path:
     return shipped().get(weights, Path(weights))
 
@@ -115,7 +121,7 @@ def _find(weights: str) -> Path:
 def _half(folder: Path, role: str, where: str, device: str, dtype: Any, compiled: bool) -> _Half:
     part, other = folder / f"{role}_unet", "background" if role == "object" else "object"
     if not folder.is_dir():
-        raise InputError(f"{where}: no such folder; give one that train-{role} wrote")
+        raise InputError(f"{where}: no such folder; give one that train-{role} wrote, or one of {', '.join(shipped())}")
     if not part.is_dir():
         swapped = (folder / f"{other}_unet").is_dir()
         found = f"holds {'an' if other == 'object' else 'a'} {other} model" if swapped else "holds no model"
@@ -206,15 +212,17 @@ def network(
 
 
 def checked_scheduler(scheduler: Any, where: str) -> None:
-    """Raise InputError for a scheduler whose states carry noise on top of an unscaled picture, or that has no betas."""
+    """Raise InputError for a scheduler whose states carry noise on top of an unscaled picture, or that would be run as another."""
     name = type(scheduler).__name__
     if name.startswith(SIGMA_SPACE):
         raise InputError(
             f"{where}: {name} works in sigma space, where a state is the picture plus noise of a large deviation; merging mixes "
             f"states of constant variance, so give {FIT}"
         )
-    if getattr(scheduler, "betas", None) is None or scheduler.config.get("use_flow_sigmas"):
-        raise InputError(f"{where}: {name} has no variance-preserving schedule; give {FIT}")
+    if name not in FITTING:
+        raise InputError(f"{where}: {name} is none whose steps are made here, and another's would be taken in silence; give {FIT}")
+    if scheduler.config.get("use_flow_sigmas"):
+        raise InputError(f"{where}: {name} with use_flow_sigmas has no variance-preserving schedule; leave that setting out")
 
 
 def read_mix(folder: Path, where: str) -> dict[str, Any]:
