@@ -69,7 +69,7 @@ def teach(
     Raises:
         FloatingPointError: the loss is not finite.
     """
-    network = network.to(device, memory_format=torch.channels_last).train()  # a fifth faster on the CPU
+    network = network.to(device).to(memory_format=torch.channels_last).train()  # a fifth faster on the CPU
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-4)
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 0.5 * (1 + math.cos(math.pi * k / max(1, steps))))
     for step in range(steps):
