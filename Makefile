@@ -28,6 +28,7 @@ claims: | $(UV) .tools/tmp
 	$(UV) run --all-packages python tools/tficomp_claims.py
 	$(UV) run --all-packages python tools/didgen_claims.py
 	$(UV) run --all-packages python tools/diffusionmix_claims.py
+	$(UV) run --all-packages python tools/mobi_claims.py
 
 lock: | $(UV) .tools/tmp
 	$(UV) run --all-packages python tools/lock.py

@@ -203,7 +203,7 @@ def test_counts_at_full_size(writer: Any) -> None:
     assert count(joint, "box_encoder.") - joint["box_encoder.null"].numel() == 1_217_024
     assert joint["box_encoder.null"].shape == (768,)
     assert count(joint) == 181_612_032
-    assert header == {"order": "sequential", "drops": "separate", "hidden": 512, "parts": "adapters"}
+    assert header == {"order": "sequential", "drops": "separate", "hidden": 512, "parts": "adapters", "guidance": 5.0}
     assert count(own["range_vae.safetensors"][0]) == 661_634
     shapes = writer.unet_shapes(unet)
     assert sum(torch.Size(shape).numel() for shape, _ in shapes.values()) == 859_520_964 + 5 * 320 * 9

@@ -63,7 +63,7 @@ def test_demo(cases: list[Case], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     teller = Teller(tasks)
     monkeypatch.setattr(pipeline, "load_painter", lambda config, quiet=True: teller)
     monkeypatch.setattr(demo, "draw_case", lambda pick, picture, size: pick)
-    monkeypatch.setattr(demo, "pick_objects", lambda n, seed, picture: cases if (n, seed) == (2, 10_000_304) else [])
+    monkeypatch.setattr(demo, "pick_objects", lambda n, seed, picture: cases if (n, seed) == (2, demo.FIRST + 3) else [])
     out = tmp_path / "de mo"
     assert run_command("graft-mobi", VERBS, ["demo", "--out", str(out), "--seed", "3"]) == 0
     names = [t.name for t in tasks]

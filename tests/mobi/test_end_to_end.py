@@ -17,8 +17,7 @@ SCHEDULE = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_weights(folder: Path, drops: str = "separate") -> Path:
     """The smallest network of the right kinds for crops of 64 px."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPVisionConfig
@@ -41,9 +40,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         projection_dim=16,
     )  # fmt: skip
     base = Base("narrow", Path("narrow"), unet, vae, PaintByExampleImageEncoder(vision), SCHEDULE)
-    folder = tmp_path_factory.mktemp("weights") / "narrow"
-    save_mobi(folder, start_mobi(base, 1, Joint(hidden=20)))
+    save_mobi(folder, start_mobi(base, 1, Joint(hidden=20, drops=drops)))
     return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_weights(tmp_path_factory.mktemp("weights") / "narrow")
 
 
 def test_random_weights(tree: Path, weights: Path, tmp_path: Path) -> None:
@@ -84,3 +87,15 @@ def test_repeat_from_the_record(tree: Path, weights: Path, tmp_path: Path) -> No
     one, two = (json.loads((tmp_path / name / "run.json").read_text())["config"] for name in "ab")
     assert {**one, "out": 0} == {**two, "out": 0} and two["box"].startswith("-0.5") and two["z_test"] is False
     assert (tmp_path / "a" / "image.png").read_bytes() == (tmp_path / "b" / "image.png").read_bytes()
+
+
+def test_separate_scales_are_refused_before_anything_is_written(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By weights that know only the joint drop."""
+    joint = write_weights(tmp_path / "joint", drops="joint")
+    sample = next(iter(read_tables(tree).rows["sample"]))
+    (tmp_path / "m.csv").write_text(f'sample,camera,task,box\n{sample},CAM_FRONT,remove,"-0.5,9,-1,0.8,0.8,1.8,0.5"\n')
+    args = ["batch", "--root", str(tree), "--manifest", str(tmp_path / "m.csv"), "--weights", str(joint), "--steps", "1"]
+    assert main([*args, "--box-guidance", "2", "--out", str(tmp_path / "out")]) == 2
+    assert "--box-guidance 2" in capsys.readouterr().err and not (tmp_path / "out").exists()

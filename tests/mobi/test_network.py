@@ -398,6 +398,18 @@ def test_time_grid_and_last_step() -> None:
         assert float(ddim.step(eps, t, x).prev_sample) == pytest.approx(float(want), rel=1e-4)
 
 
+def test_weights_bring_their_own_scale(mobi: Any) -> None:
+    """Left out, both scales are what the weights' header says; given, the flag counts."""
+    from mobi.denoise import check_scales, inpaint
+
+    own = replace(mobi, joint=replace(mobi.joint, guidance=2.0))
+    for flags, wanted in (({}, (2.0, 2.0)), ({"guidance": 3.0}, (3.0, 3.0)), ({"box_guidance": 0}, (2.0, 0))):
+        assert check_scales(own, config(**{"guidance": None} | flags)) == wanted
+    assert check_scales(mobi, config(guidance=None)) == (5.0, 5.0)  # the paper's
+    by_header, by_flag = (inpaint(own, make_crops(1), [0], config(guidance=scale)) for scale in (None, 2.0))
+    assert torch.equal(by_header.camera, by_flag.camera)
+
+
 def test_separate_scales_are_refused_where_training_never_separated(mobi: Any) -> None:
     from mobi.denoise import inpaint
 

@@ -181,7 +181,7 @@ def test_joint_training_changes_what_it_should(place: Place, ranged: Path, train
     mine, stored = (load_weights(folder / "range_vae.safetensors") for folder in (ranged, trained / "model"))
     assert all(torch.equal(mine[key], stored[key]) for key in mine)
     header = read_config(trained / "model/joint.safetensors")
-    assert header == {"order": "sequential", "drops": "separate", "hidden": 16, "parts": "adapters"}
+    assert header == {"order": "sequential", "drops": "separate", "hidden": 16, "parts": "adapters", "guidance": 5.0}
     mobi = load_mobi(ModelConfig(weights=str(trained / "model"), device="cpu"))
     assert mobi.size == SIZE and mobi.joint.parts == "adapters"
     said = json.loads((trained / "run.json").read_text())["measures"]

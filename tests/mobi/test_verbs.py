@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+import mobi
+from graft_common.errors import InputError
 from graft_common.files import sha256
 from graft_common.pixels import read_provenance
 from graft_common.rangeview import points_in_box
@@ -139,6 +141,15 @@ def test_rotate(files: Files, fake: Fake, tmp_path: Path) -> None:
     assert all(b[:6] == turned[0][:6] for b in turned) and [len(c.camera) for c in fake.seen] == [2, 1]
 
 
+def test_rotate_in_a_free_place_is_judged_as_an_insertion(files: Files, fake: Fake, tmp_path: Path) -> None:
+    for name, box, task in (("free", "-0.5,9,-1,0.8,0.8,1.8,0", "insert"), ("held", files.box, "replace")):
+        assert main([*files.args("rotate", tmp_path / name, box=box), "--step", "180"]) == 0
+        for view in ("view_000", "view_180"):
+            said = json.loads((tmp_path / name / view / "edit.json").read_text())
+            assert said["task"] == task and ("agreement" in said["measures"]) == (task == "insert")
+            assert not any("sees no object" in warning for warning in said["warnings"])
+
+
 def test_view(files: Files, fake: Fake, tmp_path: Path) -> None:
     assert main(files.args("insert", tmp_path / "edit")) == 0
     assert main(files.args("view", tmp_path / "v")) == 0
@@ -146,6 +157,18 @@ def test_view(files: Files, fake: Fake, tmp_path: Path) -> None:
     one, two = (shown(tmp_path / n / "panel.png") for n in "vw")
     assert one.shape[1] == two.shape[1] and two.shape[0] > one.shape[0]
     assert (one == (255, 60, 60)).all(-1).any() and (two == (255, 0, 200)).all(-1).any()  # the box; new points
+
+
+def test_view_of_rows_by_ring(files: Files, tmp_path: Path) -> None:
+    """A sweep whose rings count from the top: upside down by ring, as ever by angle."""
+    points = np.fromfile(files.folder / "sweep.bin", np.float32).reshape(-1, 5)
+    points[:, 4] = 31 - points[:, 4]
+    points.tofile(tmp_path / "other.bin")
+    other = {"sweep": tmp_path / "other.bin"}
+    for name, more in (("a", {}), ("b", other), ("c", {**other, "rows": "ring"})):
+        assert main(files.args("view", tmp_path / name, **more)) == 0
+    a, b, c = (shown(tmp_path / name / "panel.png") for name in "abc")
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
 
 
 def test_python_call(files: Files) -> None:
@@ -157,6 +180,18 @@ def test_python_call(files: Files) -> None:
     assert edit.seed == 3 and edit.image.rgb.shape == image.shape and edit.sweep.n_new > 0
     again = pipeline.insert(image, sweep, calib, files.box, np.zeros((8, 8, 3), np.uint8), seed=3, painter=Fake())
     assert np.array_equal(edit.sweep.points, again.sweep.points)
+    for wrong, more, says in (
+        (box, {"sensor": "velodyne"}, "sensor 'velodyne': is none of nuscenes, "),
+        (box, {"sensor": ["nuscenes"]}, "is none of"),
+        ([*box[:6], "east"], {}, "must be seven numbers X,Y,Z"),
+        ([*box[:6], None], {}, "must be seven numbers X,Y,Z"),
+        (box[:6], {}, "has 6 numbers"),
+    ):
+        with pytest.raises(InputError, match=says) as why:
+            mobi.insert(image, sweep, calib, wrong, np.zeros((8, 8, 3), np.uint8), painter=Fake(), **more)
+        assert "\n" not in str(why.value)
+    with pytest.raises(AttributeError, match="'inset'"):
+        mobi.inset  # noqa: B018
     with pytest.raises(TypeError, match="unknown setting 'sede'"):
         pipeline.remove(image, sweep, calib, box, sede=1)
 
@@ -217,6 +252,7 @@ WORKS: dict[str, tuple[Change, dict[str, int]]] = {
     "box on the seam": (left_of_vehicle, {}),
     "leading minus": (lambda f, p: {"box": "-0.5,9,-1,0.8,0.8,1.8,-1"}, {}),
     "partly outside": (lambda f, p: {"box": "5.5,8,-1,4,1.8,1.6,0"}, {}),
+    "partly behind the camera": (lambda f, p: {"box": "2.6,2.2,-0.9,4.6,1.9,1.7,1.57"}, {}),
     "negative intensity": (sweep_of(put(3, slice(0, 40), -3)), {"n_intensity_clamped": 40}),
     "large intensity": (sweep_of(put(3, slice(0, 7), 1e6)), {"n_intensity_clamped": 7}),
     "NaN": (sweep_of(put(1, slice(3, 9), np.nan)), {"n_nan": 6}),
@@ -239,6 +275,12 @@ def test_input_that_must_work(case: str, files: Files, fake: Fake, tmp_path: Pat
     assert (shown(out / "mask.png") > 0).any() and said["n_new"] > 0
     if case == "partly outside":
         assert run["measures"]["hole_clipped"]["image"]
+    behind = [flag for flag in said["flags"] if "reaches behind the camera" in flag]
+    assert len(behind) == (case == "partly behind the camera") == run["measures"]["behind_camera"]
+    told = fake.seen[0].camera_box
+    assert told.abs().max() <= 4
+    if behind:  # on the right of the picture, the hidden corners too
+        assert told[0, :, 0].max() > 1 and (told[0, :, 0] > 0).all()
     if case == "16 bits":
         assert shown(out / "image.png").max() > 255
     if case == "reference with alpha":
@@ -294,18 +336,12 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "blur": (lambda f, p: {"blur": 0}, "--blur 0"),
     "seed": (lambda f, p: {"seed": -1}, "--seed -1"),
     "ring of rows without": (lambda f, p: {"rows": "ring", "sweep_columns": 4}, "--rows ring"),
-    "no weights yet": (lambda f, p: {}, "--weights tiny-mobi"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_input_that_is_refused(case: str, files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change, says = REFUSED[case]
-    if case == "no weights yet":
-        from graft_common.bundle import shipped
-
-        if "tiny-mobi" in shipped():
-            pytest.skip("tiny-mobi is shipped")
     out = tmp_path / "out"
     assert main(files.args("insert", out, **change(files, tmp_path))) == 2
     said = capsys.readouterr().err

@@ -220,7 +220,7 @@ def test_every_weight_finds_its_place_and_the_folder_loads(
     torch.save({"state_dict": theirs, "epoch": 28, "global_step": 5}, tmp_path / "epoch=28.ckpt")
     out = tmp_path / "folder"
     assert narrow.main(["mobi", str(tmp_path / "epoch=28.ckpt"), str(out)]) == 0
-    said = {"order": "sequential", "drops": "joint", "hidden": HIDDEN, "parts": "adapters"}
+    said = {"order": "sequential", "drops": "joint", "hidden": HIDDEN, "parts": "adapters", "guidance": 5.0}
     assert read_config(out / "joint.safetensors") == said
 
     mobi = load_mobi(ModelConfig(weights=str(out), device="cpu"))

@@ -57,6 +57,7 @@ class Joint:
         hidden: width inside the box encoder.
         middle_norm: see `mobi.range_vae.RangeVae`.
         parts: what joint training changed: what MObI adds ("adapters"), or with it the base's UNet ("all").
+        guidance: the scale that suits the weights; the paper's by default.
     """
 
     order: Order = "sequential"
@@ -64,6 +65,7 @@ class Joint:
     hidden: int = 512
     middle_norm: bool = True
     parts: Parts = "adapters"
+    guidance: float = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,15 +232,16 @@ def _read_settings(folder: Path, weights: str) -> Joint:
     try:
         order, drops, hidden, middle_norm = (header[key] for key in ("order", "drops", "hidden", "middle_norm"))
         parts = header.get("parts", "adapters")  # the authors' converted weights and older files say nothing
+        guidance = header.get("guidance", Joint.guidance)
         known = order in ORDERS and drops in get_args(Drops) and parts in get_args(Parts)
-        if not known or type(hidden) is not int or type(middle_norm) is not bool:
+        if not known or type(hidden) is not int or type(middle_norm) is not bool or not 0 <= guidance <= 100:
             raise ValueError(f"{header}")
     except (KeyError, TypeError, ValueError) as why:
         raise InputError(
             f"--weights {weights}: the header of {JOINT} or {RANGE} is damaged ({type(why).__name__}: {one_line(why)}); "
             "train or copy it again"
         ) from why
-    return Joint(order=order, drops=drops, hidden=hidden, middle_norm=middle_norm, parts=parts)
+    return Joint(order=order, drops=drops, hidden=hidden, middle_norm=middle_norm, parts=parts, guidance=float(guidance))
 
 
 def joint_tensors(mobi: Mobi) -> dict[str, Tensor]:

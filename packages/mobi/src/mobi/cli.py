@@ -17,6 +17,7 @@ VERBS: dict[str, Verb] = {
     "train-range-vae": Verb(config_train.TrainRangeVaeConfig, "mobi.train_range_vae:run_train_range_vae"),
     "train": Verb(config_train.TrainConfig, "mobi.train:run_train"),
     "evaluate": Verb(config_study.EvaluateConfig, "mobi.evaluate:run_evaluate"),
+    "demo": Verb(config_batch.DemoConfig, "mobi.demo:run_demo"),
 }
 
 

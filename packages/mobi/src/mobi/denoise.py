@@ -79,7 +79,7 @@ def inpaint(
         InputError: scales differ though the weights know only the joint drop.
         ValueError: sizes or numbers of items that do not fit.
     """
-    check_scales(mobi, settings)
+    reference, box = check_scales(mobi, settings)
     batch, side = crops.camera.shape[0], crops.camera.shape[-1]
     if len(seeds) != batch or side % mobi.factor:
         raise ValueError(
@@ -87,7 +87,7 @@ def inpaint(
         )
     shape = (2, mobi.channels, side // mobi.factor, side // mobi.factor)
     draws = torch.stack([noise(shape, seed, 1) for seed in seeds]) if settings.posterior == "sample" else None
-    branches = guided(mobi, encode(mobi, crops, draws), settings.guidance, settings.box_scale, settings.cross_modal)
+    branches = guided(mobi, encode(mobi, crops, draws), reference, box, settings.cross_modal)
     unet = torch.compile(mobi.unet) if settings.compile else mobi.unet
     scheduler = sampler(mobi.schedule, settings.sampler)
     scheduler.set_timesteps(settings.steps, device=mobi.device)
@@ -100,13 +100,15 @@ def inpaint(
     return Painted(camera.cpu(), lidar.cpu())
 
 
-def check_scales(mobi: Mobi, settings: DenoiseConfig) -> None:
-    """Raise InputError for separate scales where training never dropped one token alone."""
-    if mobi.joint.drops == "joint" and settings.box_scale != settings.guidance:
+def check_scales(mobi: Mobi, settings: DenoiseConfig) -> tuple[Number, Number]:
+    """Guidance scales of reference and box. Raises InputError where they differ and training never dropped one token alone."""
+    reference, box = settings.scales(mobi.joint.guidance)
+    if mobi.joint.drops == "joint" and box != reference:
         raise InputError(
-            f"--box-guidance {settings.box_scale}: these weights were trained dropping reference and box only together, so "
+            f"--box-guidance {box}: these weights were trained dropping reference and box only together, so "
             "separate scales mean nothing to them; leave it out or train with separate drops"
         )
+    return reference, box
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from graft_common.errors import InputError
 from graft_common.provenance import stamp
 from graft_common.rangeview import Box3d, Sensor
 from graft_common.raster import write_png
-from mobi.box_text import parse_numbers, to_box
+from mobi.box_text import FORM, parse_numbers, to_box
 from mobi.composite import composite_image, composite_sweep
 from mobi.config import (
     CompositeConfig,
@@ -24,17 +24,16 @@ from mobi.config import (
     ReplaceConfig,
     RotateConfig,
     SceneConfig,
-    SensorName,
 )
 from mobi.inputs import SENSORS, CalibSource, ImageSource, SweepSource, pick_sensor, read_reference, read_scene
-from mobi.judge import judge
+from mobi.judge import judge, standing
 from mobi.panels import views_panel
 from mobi.place import check_box, crops, place
 from mobi.records import Crops, Edit, Painted, Placed, Scene
 from mobi.write import describe, write_edit
 
 Reference = UInt8[np.ndarray, "_ _ 3"] | None
-BoxSource = str | Sequence[int | float] | Box3d
+BoxSource = str | Sequence[Any] | Box3d  # `_box` checks what is in it
 
 
 @runtime_checkable
@@ -98,34 +97,44 @@ def _call(
         image, sweep, calib, sensor=_sensor(extra.get("sensor", "nuscenes")), columns=extra.get("sweep_columns", 5),
         rows=extra.get("rows", "angle"),
     )  # fmt: skip
-    where = to_box(parse_numbers(box) if isinstance(box, str) else box) if not isinstance(box, Box3d) else box
+    where = _box(box)
     check_box(scene, where)
     picture = None if reference is None else read_reference(reference)
     painter = extra.get("painter") or load_painter(config)
     return edit_scene(task, [place(scene, where, painter.size)], [picture], [config.seed], painter, config)[0]
 
 
-def _sensor(sensor: SensorName | Sensor) -> Sensor:
-    return sensor if isinstance(sensor, Sensor) else SENSORS[sensor]
+def _box(box: BoxSource) -> Box3d:
+    if isinstance(box, Box3d):
+        return box
+    if isinstance(box, str):
+        return to_box(parse_numbers(box))
+    try:
+        numbers = [float(v) for v in box]
+    except (TypeError, ValueError):
+        raise InputError(f"box {box!r}: must be seven numbers {FORM}") from None
+    return to_box(numbers)
+
+
+def _sensor(sensor: Any) -> Sensor:
+    if isinstance(sensor, Sensor):
+        return sensor
+    if not isinstance(sensor, str) or sensor not in SENSORS:
+        raise InputError(f"sensor {sensor!r}: is none of {', '.join(SENSORS)}; give one of them, or a `Sensor`")
+    return SENSORS[sensor]
 
 
 def load_painter(config: CompositeConfig, quiet: bool = True) -> Painter:
     """The network of --weights with these settings; unless `quiet`, a bar on stderr counts its steps.
 
     Raises:
-        InputError: there are no such weights.
+        InputError: there are no such weights, or they do not know the settings' separate scales.
     """
-    from graft_common.bundle import shipped
-
-    if config.weights == "tiny-mobi" and "tiny-mobi" not in shipped() and not Path(config.weights).exists():
-        raise InputError(
-            "--weights tiny-mobi: no weights are shipped yet; give a folder in Paint-by-Example's layout with "
-            "joint.safetensors and range_vae.safetensors in it"
-        )
     from mobi.bundle import load_mobi
-    from mobi.denoise import inpaint
+    from mobi.denoise import check_scales, inpaint
 
     mobi = load_mobi(config)
+    check_scales(mobi, config)  # now, while nothing is written
 
     def paint(crops: Crops, seeds: Sequence[int]) -> Painted:
         with progress("steps", config.steps, quiet=quiet) as advance:
@@ -249,7 +258,10 @@ def _measures(edit: Edit) -> dict[str, Any]:
 
 
 def run_rotate(config: RotateConfig, command: list[str]) -> dict[str, Any]:
-    """The verb `rotate`: the box at every heading, the same noise for each; returns the run record."""
+    """The verb `rotate`: the box at every heading, the same noise for each; returns the run record.
+
+    A view whose box holds no return above the ground is an insertion and judged as one, any other a replacement.
+    """
     config.check()
     out = checked_out(config.out)
     record = Run(command, config, "graft-mobi")
@@ -264,7 +276,8 @@ def run_rotate(config: RotateConfig, command: list[str]) -> dict[str, Any]:
     for first in range(0, len(angles), config.batch_size):
         placed = [place(scene, one, painter.size) for one in turned[first : first + config.batch_size]]
         n = len(placed)
-        edits += edit_scene("replace", placed, [picture] * n, [config.seed] * n, painter, config, record)
+        tasks = ["replace" if standing(p, p.scene.points) else "insert" for p in placed]
+        edits += edit_scene(tasks, placed, [picture] * n, [config.seed] * n, painter, config, record)
     with record.stage("write"):
         for angle, edit in zip(angles, edits, strict=True):
             name = f"view_{angle:03d}"
