@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import tyro
 
 from graft_common.console import Run, Verb, checked_out, peak_memory, progress, run_command, write_json
 from graft_common.errors import InputError
@@ -81,6 +82,25 @@ def test_bad_flags_are_one_line_that_holds_them(command, capsys, words, held):
     out, err = capsys.readouterr()
     assert not out and err.count("\n") == 1 and err.startswith("brush: ") and held in err and "Traceback" not in err
     assert not any(c in err for c in "│╭╰─")
+
+
+def test_says_where_it_wrote(command, capsys, monkeypatch, tmp_path):
+    assert command(lambda config, argv: {"outputs": ["a.png"]}, "paint", "--image", "i", "--out", tmp_path / "here") == 0
+    assert capsys.readouterr().err == f"brush paint: wrote a.png in {tmp_path / 'here'}\n"
+
+    @dataclass(frozen=True)
+    class Draw:
+        """Draw into a folder that stands alone on the command line."""
+
+        folder: tyro.conf.Positional[Path]
+        """Where."""
+
+    module = types.ModuleType("brush_more")
+    module.draw = lambda config, argv: {"outputs": ["b.png"]}
+    monkeypatch.setitem(sys.modules, "brush_more", module)
+    verbs = {"draw": Verb(Draw, "brush_more:draw"), "look": Verb(Look, "brush_more:none")}
+    assert run_command("brush", verbs, ["draw", "there"]) == 0
+    assert capsys.readouterr().err == "brush draw: wrote b.png in there\n"
 
 
 def test_bad_input_is_2_with_its_own_line(command, capsys):
